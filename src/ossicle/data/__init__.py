@@ -1,0 +1,87 @@
+"""Data sets: from a folder, a table or a known name to clips."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ossicle.contracts import Clip
+from ossicle.data import esc50, folders, manifest
+from ossicle.errors import DataError, UnknownNameError
+
+DATASETS: dict[str, Callable[[Path], tuple[list[Clip], list[str]]]] = {
+    "esc50": esc50.rows,
+}
+
+_METADATA = tuple(f"metadata{suffix}" for suffix in manifest.SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Clips under one name.
+
+    Args:
+        name: the known name, or the base name of the folder or table; never a path.
+        clips: all clips, every split.
+        notices: what the user should know, one line each: files that are missing or were left out.
+    """
+
+    name: str
+    clips: tuple[Clip, ...]
+    notices: tuple[str, ...] = ()
+
+
+def open_data(text: str) -> Dataset:
+    """Open a data set.
+
+    Args:
+        text: a folder of label folders, a folder with metadata.csv or metadata.jsonl, a manifest
+            (csv, tsv, jsonl, json, parquet), or `name:path` for a known data set.
+
+    Raises:
+        UnknownNameError: if `name` is not in DATASETS.
+        DataError: if nothing is there or it is not usable.
+    """
+    name, colon, rest = text.partition(":")
+    if not text:
+        raise DataError("no data was named; give a folder of label folders, a table, or name:path")
+    path = _path(text)
+    try:
+        if colon and name in DATASETS:
+            return _known(name, rest)
+        if os.path.isdir(path):
+            return _folder(path)
+        if os.path.isfile(path):
+            return _table(path)
+    except OSError as error:
+        raise DataError(f"'{text}' cannot be read: {error.strerror}; check its permissions") from error
+    if colon and len(name) > 1 and "/" not in name and "\\" not in name:  # one letter is a Windows drive
+        raise UnknownNameError("data set", name, DATASETS)
+    if text in DATASETS:
+        raise DataError(f"'{text}' says which data set but not where it is; write {text}:PATH")
+    raise DataError(f"'{text}' is not there; give a folder of label folders, a table, or name:path")
+
+
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # unlike Path.expanduser, leaves an unknown ~user alone
+
+
+def _known(name: str, rest: str) -> Dataset:
+    path = _path(rest)
+    if not rest or not os.path.isdir(path):
+        raise DataError(f"'{name}:{rest}' does not name a folder; write {name}:PATH with the folder it lies in")
+    clips, notices = DATASETS[name](path)
+    return Dataset(name, tuple(clips), tuple(notices))
+
+
+def _folder(path: Path) -> Dataset:
+    table = next((path / name for name in _METADATA if (path / name).is_file()), None)
+    clips, notices = folders.rows(path) if table is None else manifest.rows(table)
+    return Dataset(path.resolve().name, tuple(clips), tuple(notices))
+
+
+def _table(path: Path) -> Dataset:
+    clips, notices = manifest.rows(path)
+    general = path.stem.lower() in ("meta", "metadata")
+    name = path.resolve().parent.name if general else path.stem
+    return Dataset(name, tuple(clips), tuple(notices))

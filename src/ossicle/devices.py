@@ -1,0 +1,32 @@
+"""Which processor computes, and in which precision."""
+
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def device() -> torch.device:
+    """CUDA if there is one, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether matrix products in bfloat16 run on instructions made for them (AVX512-BF16, AMX or CUDA)."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    flags = torch.cpu.get_capabilities()
+    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
+
+
+def resolve(precision: Precision) -> Literal["float32", "bfloat16"]:
+    """What "auto" means on this machine."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if has_fast_bfloat16() else "float32"
+
+
+def autocast(precision: Precision) -> torch.autocast:
+    """A context in which linear maps, convolutions and attention run in the resolved precision."""
+    return torch.autocast(device().type, dtype=torch.bfloat16, enabled=resolve(precision) == "bfloat16")

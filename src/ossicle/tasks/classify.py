@@ -1,0 +1,238 @@
+"""Classification: a linear head on pooled tokens of chosen layers; one label per clip or several."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ossicle import augment, features
+from ossicle.backbones.encoder import Encoder
+from ossicle.contracts import Batch, Clip, Prediction
+from ossicle.data.clips import WaveCache, load_waves, stack
+from ossicle.errors import AudioError, DataError, UnknownNameError, UsageError
+from ossicle.features import FeatureStore
+from ossicle.metrics import classify as metrics
+
+HEAD_NORMS = ("none", "layer", "batch")
+
+
+class Head(nn.Module):
+    """Optional norm, dropout and one linear map.
+
+    Args:
+        width: of the pooled vector.
+        classes: outputs.
+        norm: none (PETL of AST), layer (AST's own head) or batch (statistics of the training set, for joined layers).
+        dropout: before the linear map.
+    """
+
+    def __init__(self, width: int, classes: int, *, norm: str = "none", dropout: float = 0.0) -> None:
+        super().__init__()
+        if norm not in HEAD_NORMS:
+            raise UnknownNameError("head norm", norm, HEAD_NORMS)
+        kinds = {"none": nn.Identity, "layer": nn.LayerNorm, "batch": lambda w: nn.BatchNorm1d(w, affine=False)}
+        self.norm = kinds[norm](width)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width) to (batch, classes) logits."""
+        y: Tensor = self.linear(self.dropout(self.norm(x)))
+        return y
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes in training, drawn anew for every batch.
+
+    Args:
+        shift_s: circular shift of the waveform, up to this many seconds either way.
+        gain_db: gain, up to this many dB either way.
+        mixup: alpha of the Beta distribution clips are mixed with; 0 is off.
+        time_mask: SpecAugment, longest time mask in frames.
+        freq_mask: SpecAugment, widest frequency mask in mel bands.
+        drop_tokens: share of tokens dropped before the blocks; training gets faster by it.
+    """
+
+    shift_s: float = 0.0
+    gain_db: float = 0.0
+    mixup: float = 0.0
+    time_mask: int = 0
+    freq_mask: int = 0
+    drop_tokens: float = 0.0
+
+
+class Classifier:
+    """The classification task; see `contracts.Task`.
+
+    Args:
+        encoder: with its adapter injected, or frozen.
+        labels: class names; their order is the order of the outputs.
+        multi_label: several labels per clip, each with its own sigmoid.
+        layers: whose outputs are pooled and joined; empty is the last.
+        pooling: see `features.pool`.
+        head_norm: see `Head`.
+        dropout: see `Head`.
+        class_weights: weight of each class in the loss, (classes,); None is 1.
+        label_smoothing: single-label only.
+        augment: random changes in training.
+        window_s: longest stretch of a clip trained on at once; None takes whole clips.
+        store: pooled features instead of waveforms; only for an encoder that does not train.
+        cache_bytes: memory for decoded waveforms.
+    """
+
+    kind = "classify"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        labels: Sequence[str],
+        *,
+        multi_label: bool = False,
+        layers: Sequence[int] = (),
+        pooling: str = "mean",
+        head_norm: str = "none",
+        dropout: float = 0.0,
+        class_weights: Tensor | None = None,
+        label_smoothing: float = 0.0,
+        augment: Augment | None = None,
+        window_s: float | None = None,
+        store: FeatureStore | None = None,
+        cache_bytes: int = 2 * 1024**3,
+    ) -> None:
+        if len(labels) < 2:
+            raise UsageError(f"classification needs at least 2 labels but got {len(labels)}: {list(labels)}")
+        self.encoder = encoder
+        self.labels = list(labels)
+        self.multi_label = multi_label
+        self.layers = tuple(layers) or (encoder.depth,)
+        self.pooling = pooling
+        self.class_weights = class_weights
+        self.label_smoothing = label_smoothing
+        self.augment = Augment() if augment is None else augment
+        self.window_s = window_s
+        self.store = store
+        self.head = Head(encoder.dim * len(self.layers), len(labels), norm=head_norm, dropout=dropout)
+        self.best_by = "map_macro" if multi_label else "accuracy"
+        self.unreadable: dict[str, str] = {}
+        self._cache = WaveCache(cache_bytes)
+        self._index = {label: i for i, label in enumerate(self.labels)}
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Prefix in the saved file to module."""
+        return {"backbone": self.encoder, "head": self.head}
+
+    def collate(self, clips: Sequence[Clip], generator: torch.Generator | None) -> Batch:
+        """Load clips; a clip that cannot be read is left out and noted in `unreadable`.
+
+        Args:
+            clips: rows.
+            generator: draws crops and augmentation; None gives the same batch every time.
+
+        Raises:
+            DataError: if no clip of the batch can be read.
+        """
+        if self.store is not None:
+            kept, vectors = self._readable(clips, self.store.get(clips))
+            return Batch(kept, features=torch.stack(vectors), targets=self._targets(kept))
+        chosen = clips if generator is None else [self._crop(c, generator) for c in clips]
+        kept, waves = self._readable(chosen, load_waves(chosen, self.encoder.rate_hz, cache=self._cache))
+        stacked, lengths = stack(waves)
+        batch = Batch(kept, waves=stacked, lengths=lengths, targets=self._targets(kept))
+        return batch if generator is None else self._augmented(batch, generator)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy, or binary cross-entropy for several labels; a scalar."""
+        logits = self.logits(batch).float()
+        assert batch.targets is not None
+        weight = None if self.class_weights is None else self.class_weights.to(logits.device)
+        if self.multi_label:
+            return F.binary_cross_entropy_with_logits(logits, batch.targets, weight=weight)
+        return F.cross_entropy(logits, batch.targets, weight=weight, label_smoothing=self.label_smoothing)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(batch, classes) from waveforms or cached features."""
+        if batch.features is not None:
+            return self.head(batch.features)  # type: ignore[no-any-return]
+        assert batch.waves is not None
+        frames, lengths = self.encoder.listen(batch.waves, batch.lengths)
+        generator = None if batch.seed is None else torch.Generator().manual_seed(batch.seed)
+        if generator is not None and (self.augment.time_mask or self.augment.freq_mask):
+            masks = {"time": self.augment.time_mask, "freq": self.augment.freq_mask}
+            frames = augment.spec_augment(frames, generator, **masks)
+        drop = self.augment.drop_tokens if generator is not None else 0.0
+        encoded = self.encoder.encode(frames, lengths, layers=self.layers, drop=drop, generator=generator)
+        return self.head(features.pool(encoded, self.layers, self.pooling))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """One row per clip with the probability of every class."""
+        logits = self.logits(batch).float()
+        probabilities = (logits.sigmoid() if self.multi_label else logits.softmax(dim=1)).cpu().numpy()
+        return [self.row(clip, p) for clip, p in zip(batch.clips, probabilities, strict=True)]
+
+    def row(self, clip: Clip, probabilities: np.ndarray[Any, Any]) -> Prediction:
+        """The result row of (classes,) probabilities."""
+        best = int(probabilities.argmax())
+        chosen = [self.labels[best]]
+        if self.multi_label:
+            chosen = [label for label, p in zip(self.labels, probabilities, strict=True) if p >= 0.5]
+        return Prediction(
+            path=str(clip.path), start=clip.start, end=clip.end,
+            label=";".join(chosen), score=round(float(probabilities[best]), 6),
+            scores={label: round(float(p), 6) for label, p in zip(self.labels, probabilities, strict=True)},
+        )  # fmt: skip
+
+    def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
+        """Accuracy, top-5, macro mAP and F1 of rows that have no error."""
+        pairs = [(c, r) for c, r in zip(clips, rows, strict=True) if r.error is None]
+        if not pairs:
+            raise DataError("no clip could be scored: none was readable; see the error column of the results")
+        probabilities = np.array([[r.scores[label] for label in self.labels] for _, r in pairs])
+        targets = self._targets([c for c, _ in pairs]).numpy()
+        wanted = targets.astype(int) if self.multi_label else targets.argmax(axis=1)
+        return metrics.summary(probabilities, wanted, self.labels, self.multi_label)
+
+    def _targets(self, clips: Sequence[Clip]) -> Tensor:
+        """(batch, classes) float32, 1 where the clip has the label."""
+        targets = torch.zeros(len(clips), len(self.labels))
+        for row, clip in enumerate(clips):
+            for label in clip.labels:
+                if label not in self._index:
+                    raise UnknownNameError(f"label of {clip.name or clip.path.name}", label, self.labels)
+                targets[row, self._index[label]] = 1
+        return targets
+
+    def _readable(
+        self, clips: Sequence[Clip], loaded: Sequence[Tensor | AudioError]
+    ) -> tuple[list[Clip], list[Tensor]]:
+        pairs = list(zip(clips, loaded, strict=True))
+        self.unreadable |= {str(c.path): str(v) for c, v in pairs if isinstance(v, AudioError)}
+        good = [(c, v) for c, v in pairs if not isinstance(v, AudioError)]
+        if not good:
+            raise DataError(f"no clip of this batch can be read; first: {loaded[0]}")
+        return [c for c, _ in good], [v for _, v in good]
+
+    def _crop(self, clip: Clip, generator: torch.Generator) -> Clip:
+        """A random stretch of `window_s` of a clip that says where it ends."""
+        if self.window_s is None or clip.end is None or clip.end - clip.start <= self.window_s:
+            return clip
+        room = clip.end - clip.start - self.window_s
+        start = clip.start + room * float(torch.rand((), generator=generator))
+        return replace(clip, start=start, end=start + self.window_s)
+
+    def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
+        waves, targets, rate = batch.waves, batch.targets, self.encoder.rate_hz
+        assert waves is not None and targets is not None
+        if self.augment.shift_s and batch.lengths is None:
+            waves = augment.shift(waves, generator, max_seconds=self.augment.shift_s, rate_hz=rate)
+        if self.augment.gain_db:
+            waves = augment.gain(waves, generator, low_db=-self.augment.gain_db, high_db=self.augment.gain_db)
+        if self.augment.mixup and batch.lengths is None:
+            waves, targets = augment.mixup(waves, targets, generator, alpha=self.augment.mixup)
+        seed = int(torch.randint(2**31, (), generator=generator))
+        return replace(batch, waves=waves, targets=targets, seed=seed)

@@ -1,0 +1,40 @@
+"""Where real data and weights are, and what happens when they are absent."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def need(present: bool, what: str) -> None:
+    """Skip for lack of something real; under CI its absence is a failure."""
+    if present:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what} is absent")
+    pytest.skip(f"{what} is absent")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real data and goldens."""
+    need((SHARED / "data").is_dir(), "../shared/data")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def esc50(shared: Path) -> Path:
+    """ESC-50, folds 1 to 4."""
+    return shared / "data" / "esc50"
+
+
+@pytest.fixture(scope="session")
+def whisper_weights() -> Path:
+    """The cached weights of whisper-tiny.en, which `make test` pulls first."""
+    from ossicle.backbones.weights import home
+
+    folder = home() / "weights" / "whisper-tiny.en"
+    need((folder / "model.safetensors").is_file(), "whisper-tiny.en in the cache (ossicle models pull whisper-tiny.en)")
+    return folder
