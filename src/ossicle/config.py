@@ -57,6 +57,7 @@ class ClassifyTable(Table):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    head_first: int = Field(default=0, ge=0, description="epochs the head trains alone on cached features first")
     window_s: float = Field(default=10.0, gt=0, description="longer clips are cut into windows of this length")
     augment: Augment = Augment()
 

