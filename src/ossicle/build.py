@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from ossicle.errors import AdapterError, CheckpointError, DataError, UsageError
 from ossicle.features import FeatureStore
 from ossicle.files import write_atomic
 from ossicle.metrics import classify as metrics
-from ossicle.tasks.classify import Classifier
+from ossicle.tasks.classify import Classifier, Standardize
 from ossicle.train.evaluate import evaluate
 from ossicle.train.loop import METRICS, fit
 
@@ -102,10 +103,7 @@ def classifier(recipe: Recipe, labels: Sequence[str], class_weights: torch.Tenso
     """
     adapter = adapters.parse(recipe.adapter.spec)
     backbones.spec(recipe.backbone.name)
-    table = recipe.backbone
-    encoder = backbones.load(
-        table.name, weights_from=table.weights or None, source=table.source, stride=table.stride or None
-    )
+    encoder = frozen(recipe)
     adapters.inject(encoder, adapter, seed=recipe.train.seed)
     task = recipe.task
     torch.manual_seed(recipe.train.seed)
@@ -145,8 +143,8 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False, 
     manifest = _manifest(recipe, task, parts)
     out.mkdir(parents=True, exist_ok=True)
     _save_texts(out, recipe, labels, manifest)
-    if recipe.task.head_first and not resume:
-        head_first(task, parts, recipe, out / "head")
+    if not resume:
+        start_head(task, parts.train, recipe, out)
     history = fit(
         task, parts.train, parts.val, recipe.train, out,
         window_s=recipe.task.window_s, resume=resume, quiet=quiet,
@@ -158,20 +156,36 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False, 
     return manifest
 
 
-def head_first(task: Classifier, parts: Split, recipe: Recipe, out: Path) -> None:
-    """Train the head alone on cached features of the frozen encoder, before the adapter moves (Kumar et al. 2022)."""
-    frozen = backbones.load(
-        recipe.backbone.name, weights_from=recipe.backbone.weights or None, source=recipe.backbone.source,
-        stride=recipe.backbone.stride or None,
-    )  # fmt: skip
+def start_head(task: Classifier, clips: Sequence[Clip], recipe: Recipe, out: Path) -> None:
+    """Standardise the head and train it alone, on cached features of the frozen encoder, before the adapter moves.
+
+    A head that already fits keeps the encoder's features whole in the first steps (Kumar et al. 2022, LP-FT).
+    """
+    epochs = 0 if task.store is not None else recipe.task.head_first
+    if not epochs and not isinstance(task.head.norm, Standardize):
+        return
+    store = task.store or FeatureStore(frozen(recipe), task.layers, task.pooling)
+    if isinstance(task.head.norm, Standardize):
+        task.head.norm.fit(torch.stack([v for v in store.get(clips) if isinstance(v, torch.Tensor)]))
+    if not epochs:
+        return
     probe = Classifier(
-        frozen, task.labels, multi_label=task.multi_label, layers=task.layers, pooling=task.pooling,
-        head_norm=recipe.task.head_norm, class_weights=task.class_weights, label_smoothing=task.label_smoothing,
-        store=FeatureStore(frozen, task.layers, task.pooling),
+        store.encoder, task.labels, multi_label=task.multi_label, layers=task.layers, pooling=task.pooling,
+        class_weights=task.class_weights, label_smoothing=task.label_smoothing, store=store,
     )  # fmt: skip
     probe.head = task.head
-    settings = replace(recipe.train, epochs=recipe.task.head_first, lr=recipe.train.head_lr or recipe.train.lr, keep="last")
-    fit(probe, parts.train, [], settings, out, quiet=True)
+    settings = replace(recipe.train, epochs=epochs, lr=recipe.train.head_lr or recipe.train.lr)
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
+        fit(probe, clips, [], settings, Path(scratch), quiet=True)
+    task.head.requires_grad_(True)
+
+
+def frozen(recipe: Recipe) -> backbones.Encoder:
+    """The backbone of a recipe without an adapter."""
+    table = recipe.backbone
+    return backbones.load(
+        table.name, weights_from=table.weights or None, source=table.source, stride=table.stride or None
+    )
 
 
 def load(where: str) -> Loaded:

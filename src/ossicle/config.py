@@ -53,11 +53,11 @@ class ClassifyTable(Table):
     multi_label: bool = False
     layers: list[int] = Field(default=[], description="block outputs that are pooled and joined; empty is the last")
     pooling: str = "mean"
-    head_norm: Literal["none", "layer", "batch"] = "batch"
+    head_norm: Literal["none", "layer", "standard"] = "standard"
     dropout: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    head_first: int = Field(default=0, ge=0, description="epochs the head trains alone on cached features first")
+    head_first: int = Field(default=20, ge=0, description="epochs the head trains alone on cached features first")
     window_s: float = Field(default=10.0, gt=0, description="longer clips are cut into windows of this length")
     augment: Augment = Augment()
 

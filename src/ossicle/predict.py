@@ -38,7 +38,7 @@ Out = TypeVar("Out")
 
 @dataclass
 class _File:
-    """A file on its way: its rows by window, of which `left` are still to come."""
+    """A file on its way, with the rows it has by window."""
 
     path: Path
     spans: list[tuple[float, float]]
@@ -95,10 +95,12 @@ class _Loaded:
     def _collate(self, clips: Sequence[Clip]) -> Batch:
         paths = {str(clip.path) for clip in clips}
         with self._lock:
+            told = self._task.unreadable
             try:
                 return self._task.collate(clips, None)
+            except DataError as err:
+                raise AudioError(told.get(str(clips[0].path), str(err))) from err
             finally:
-                told = self._task.unreadable
                 self.unreadable |= {path: told.pop(path) for path in paths if path in told}
 
 
@@ -154,7 +156,7 @@ class Predictor:
         digest = hashlib.blake2b(digest_size=16)
         for key, value in sorted(store.collect(self.task.parts()).items()):
             digest.update(key.encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
         return {
             "version": ossicle.__version__, "task": self.task.kind, "model": self.model, "weights": digest.hexdigest(),
             "window_s": self.window_s, "hop_s": self.hop_s, "precision": resolve(self.precision),
@@ -194,7 +196,9 @@ class Predictor:
 
     def _spans(self, duration_s: float) -> list[tuple[float, float]]:
         """The windows of a file, on whole milliseconds but for the last end."""
-        spans = [(round(start, 3), round(end, 3)) for start, end in audio.windows(duration_s, self.window_s, self.hop_s)]
+        spans = [
+            (round(start, 3), round(end, 3)) for start, end in audio.windows(duration_s, self.window_s, self.hop_s)
+        ]
         start = spans[-1][0]
         if start > 0:
             start = min(start, math.floor((duration_s - min(SHORTEST_REST_S, self.window_s)) * 1000) / 1000)
@@ -208,7 +212,7 @@ class Predictor:
             waiting.append(file)
             if file.done:
                 number += 1
-                yield []
+                yield []  # so that it is passed on
             for index in range(len(file.spans)):
                 window = _Window(file, index, number, _clip(file, index))
                 number += 1
@@ -216,9 +220,14 @@ class Predictor:
                 group.append(window)
                 if len(group) == self.batch:
                     yield groups.pop(window.samples)
-            while groups and number - next(iter(groups.values()))[0].number >= PATIENCE * self.batch:
-                yield groups.pop(next(iter(groups)))
+                yield from self._stale(groups, number)
+            yield from self._stale(groups, number)
         yield from groups.values()
+
+    def _stale(self, groups: dict[int, list[_Window]], number: int) -> Iterator[list[_Window]]:
+        """The groups that window `number` should not go before."""
+        while groups and number - next(iter(groups.values()))[0].number >= PATIENCE * self.batch:
+            yield groups.pop(next(iter(groups)))
 
     def _load(self, group: list[_Window]) -> _Loaded:
         return _Loaded(self.task, self._lock, [window.clip for window in group])
@@ -256,7 +265,9 @@ def _thread() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _ahead(pool: ThreadPoolExecutor, call: Callable[[In], Out], items: Iterable[In], depth: int) -> Iterator[tuple[In, Out]]:
+def _ahead(
+    pool: ThreadPoolExecutor, call: Callable[[In], Out], items: Iterable[In], depth: int
+) -> Iterator[tuple[In, Out]]:
     """Each item with what was called of it, while the next `depth` are being worked on."""
     queue: deque[tuple[In, Future[Out]]] = deque()
     for item in items:
@@ -321,8 +332,9 @@ def predict_to_file(
             results.write_rows(journal.rows(given), out)
             journal.delete()
     except KeyboardInterrupt:
+        kept = sum(str(path) in journal.entries for path in given)
         raise Interrupted(
-            f"stopped with {len(journal.entries)} of {len(given)} files finished and kept in {journal.path}; "
+            f"stopped with {kept} of {len(given)} files finished and kept in {journal.path}; "
             "the same command goes on from there"
         ) from None
     entries = [journal.entries[str(path)] for path in given]

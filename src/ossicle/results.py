@@ -88,7 +88,7 @@ def _text(part: Path) -> TextIO:
 
 
 class _Lines:
-    """A text file that ends rows of the csv module, which quotes a lone \\r only if rows end in \\r\\n, with \\n.
+    """Lines that end in a line feed, for the csv module: it quotes a carriage return only if its own lines end in one.
 
     Args:
         file: open for writing.
@@ -285,8 +285,9 @@ class Journal:
 
     def delete(self) -> None:
         """Remove it once its rows are in the output."""
-        self._file.close()
-        self.path.unlink(missing_ok=True)
+        with self._told():
+            self._file.close()
+            self.path.unlink(missing_ok=True)
 
     def _read(self) -> int:
         """Find the finished files; returns the bytes that are whole."""

@@ -17,7 +17,32 @@ from ossicle.errors import AudioError, DataError, UnknownNameError, UsageError
 from ossicle.features import FeatureStore
 from ossicle.metrics import classify as metrics
 
-HEAD_NORMS = ("none", "layer", "batch")
+class Standardize(nn.Module):
+    """Subtract a mean and divide by a spread that are set once and never move.
+
+    Args:
+        width: of the vectors.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+
+    def fit(self, vectors: Tensor) -> None:
+        """Take mean and spread of (rows, width)."""
+        self.mean.copy_(vectors.mean(dim=0))
+        self.std.copy_(vectors.std(dim=0).clamp(min=1e-5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width) to the same shape."""
+        return (x - self.mean) / self.std
+
+
+HEAD_NORMS: dict[str, type[nn.Module]] = {"none": nn.Identity, "layer": nn.LayerNorm, "standard": Standardize}
 
 
 class Head(nn.Module):
@@ -26,7 +51,7 @@ class Head(nn.Module):
     Args:
         width: of the pooled vector.
         classes: outputs.
-        norm: none (PETL of AST), layer (AST's own head) or batch (statistics of the training set, for joined layers).
+        norm: none (PETL of AST), layer (AST's own head) or standard (by the frozen encoder's training features).
         dropout: before the linear map.
     """
 
@@ -34,8 +59,7 @@ class Head(nn.Module):
         super().__init__()
         if norm not in HEAD_NORMS:
             raise UnknownNameError("head norm", norm, HEAD_NORMS)
-        kinds = {"none": nn.Identity, "layer": nn.LayerNorm, "batch": lambda w: nn.BatchNorm1d(w, affine=False)}
-        self.norm = kinds[norm](width)
+        self.norm = HEAD_NORMS[norm](width)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(width, classes)
 

@@ -1,0 +1,58 @@
+"""`ossicle evaluate DIR DATA`: scores of a trained adapter on labelled sounds."""
+
+import json
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ossicle import build, predict
+from ossicle.cli.train import opened
+from ossicle.data.splits import select
+from ossicle.devices import Precision
+from ossicle.errors import UnknownNameError
+from ossicle.train import evaluate as scoring
+
+
+def evaluate(
+    adapter: Annotated[str, typer.Argument(metavar="DIR", help="Adapter folder or the name of one that ships.")],
+    data: Annotated[str, typer.Argument(help="Labelled sounds, as for train.")],
+    split: Annotated[list[str] | None, typer.Option(help="Only these splits or folds; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the rows: .csv, .jsonl or .parquet.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Clips at a time.")] = 16,
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+) -> None:
+    """Score a trained adapter on labelled sounds."""
+    loaded = build.load(adapter)
+    clips = select(opened(data).clips, split or None, None)
+    chosen = checked_precision(precision)
+    window = loaded.recipe.task.window_s
+    rows, scores = scoring.evaluate(loaded.task, clips, batch=batch, precision=chosen, window_s=window)
+    for row in rows:
+        row.model = loaded.name
+    if out is not None:
+        predict.write_rows(rows, out)
+    failed = sum(row.error is not None for row in rows)
+    result = {"adapter": loaded.name, "clips": len(rows), "failed": failed, **scores}
+    if as_json:
+        print(json.dumps(result))
+    else:
+        table = Table("score", "value")
+        for key, value in result.items():
+            table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
+        Console().print(table)
+    raise typer.Exit(1 if failed else 0)
+
+
+def checked_precision(text: str) -> Precision:
+    """A precision the user wrote.
+
+    Raises:
+        UnknownNameError: for another word.
+    """
+    if text not in get_args(Precision):
+        raise UnknownNameError("precision", text, get_args(Precision))
+    return text  # type: ignore[return-value]

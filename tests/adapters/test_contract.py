@@ -1,0 +1,171 @@
+"""Every adapter on every tiny encoder: the promises of an adapter, one test each."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from ossicle.adapters import inject, load_state, merge, parse, remove, trainable
+from ossicle.adapters.base import Adapted
+from ossicle.backbones.encoder import Encoder
+from ossicle.errors import AdapterError
+from tests import tiny
+from tests.adapters.cases import CASES, Case
+
+KINDS = ("ast", "dinov2", "whisper")
+cases = pytest.mark.parametrize("case", CASES, ids=lambda c: c.text)
+
+
+@pytest.fixture(params=KINDS)
+def encoder(request: pytest.FixtureRequest) -> Iterator[Encoder]:
+    yield tiny.encoder(request.param)
+
+
+def output(encoder: Encoder, **options: object) -> Tensor:
+    with torch.no_grad():
+        return encoder(tiny.waves(), **options).tokens  # type: ignore[arg-type]
+
+
+def shake(encoder: Encoder, name: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in trainable(encoder, name).values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+
+
+def train_steps(encoder: Encoder, steps: int) -> None:
+    parameters = [p for p in encoder.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=0.5)
+    generator = torch.Generator().manual_seed(5)
+    target = torch.randn(1, 1, encoder.dim, generator=generator)
+    for _ in range(steps):
+        tokens = encoder(tiny.waves()).tokens
+        optimizer.zero_grad()
+        (tokens - target).square().mean().backward()
+        optimizer.step()
+
+
+@cases
+def test_starts_silent_or_says_why_not(encoder: Encoder, case: Case) -> None:
+    before = output(encoder)
+    inject(encoder, parse(case.text))
+    difference = (output(encoder) - before).abs().max().item()
+    assert (difference > 1e-4) if case.loud else (difference == 0)
+
+
+@cases
+def test_all_and_only_its_tensors_move(encoder: Encoder, case: Case) -> None:
+    frozen = {k: v.clone() for k, v in encoder.state_dict().items()}
+    inject(encoder, parse(case.text))
+    own = {k: v.detach().clone() for k, v in trainable(encoder, "default").items()}
+    gradients = {id(p) for p in encoder.parameters() if p.requires_grad}
+    assert gradients == {id(p) for p in trainable(encoder, "default").values()}
+    train_steps(encoder, 3)
+    still = [k for k, v in trainable(encoder, "default").items() if torch.equal(v, own[k])]
+    assert [k for k in still if not re.search(case.inert, k)] == []
+    remove(encoder, "default")
+    assert all(torch.equal(v, frozen[k]) for k, v in encoder.state_dict().items())
+
+
+@cases
+def test_first_gradient_reaches_every_tensor_or_says_why_not(encoder: Encoder, case: Case) -> None:
+    inject(encoder, parse(case.text))
+    encoder(tiny.waves()).tokens.square().mean().backward()
+    own = {k: p for k, p in trainable(encoder, "default").items() if not re.search(case.inert, k)}
+    silent = [k for k, p in own.items() if p.grad is None or not p.grad.any()]
+    assert bool(silent) == bool(case.still)
+    assert all(re.search(r"\.down\.|norm\d\.", key) for key in silent)
+
+
+@cases
+def test_saved_and_loaded_gives_the_same_output(encoder: Encoder, case: Case) -> None:
+    inject(encoder, parse(case.text))
+    shake(encoder, "default")
+    state = {k: v.detach().clone() for k, v in trainable(encoder, "default").items()}
+    expected = output(encoder)
+    remove(encoder, "default")
+    inject(encoder, parse(case.text), seed=99)
+    load_state(encoder, "default", state)
+    assert torch.equal(output(encoder), expected)
+
+
+@cases
+def test_removed_gives_back_the_frozen_encoder(encoder: Encoder, case: Case) -> None:
+    before, keys = output(encoder), list(encoder.state_dict())
+    inject(encoder, parse(case.text))
+    shake(encoder, "default")
+    assert not torch.equal(output(encoder), before)
+    remove(encoder, "default")
+    assert torch.equal(output(encoder), before)
+    assert list(encoder.state_dict()) == keys
+    assert not any(isinstance(m, Adapted) for m in encoder.modules())
+    assert not any(p.requires_grad for p in encoder.parameters())
+
+
+@cases
+def test_count_equals_its_formula(encoder: Encoder, case: Case) -> None:
+    inject(encoder, parse(case.text))
+    counted = sum(p.numel() for p in trainable(encoder, "default").values())
+    remove(encoder, "default")
+    first = dict(encoder.blocks[0].named_parameters())
+    biases = sum(key.startswith("attn.") and key.endswith(".bias") for key in first)
+    assert counted == case.parameters(len(first["mlp.fc1.weight"]), biases)
+
+
+@cases
+def test_merges_if_linear_or_says_what_is_not(encoder: Encoder, case: Case) -> None:
+    inject(encoder, parse(case.text))
+    shake(encoder, "default")
+    expected = output(encoder)
+    if not case.linear:
+        with pytest.raises(AdapterError, match="BottleneckDelta is not linear"):
+            merge(encoder, "default")
+        assert torch.equal(output(encoder), expected)
+        return
+    merge(encoder, "default")
+    assert not encoder.adapters
+    assert torch.allclose(output(encoder), expected, atol=1e-4)
+
+
+@cases
+def test_two_adapters_serve_one_batch_row_by_row(encoder: Encoder, case: Case) -> None:
+    frozen = output(encoder)
+    inject(encoder, parse(case.text), name="one")
+    shake(encoder, "one")
+    inject(encoder, parse("lora(rank=2)"), name="two")
+    shake(encoder, "two")
+    one, two = output(encoder, adapter="one"), output(encoder, adapter="two")
+    mixed = output(encoder, adapter=("two", "one"))
+    assert torch.allclose(mixed[0], two[0], atol=1e-5)
+    assert torch.allclose(mixed[1], one[1], atol=1e-5)
+    assert torch.allclose(output(encoder, adapter=(None, "one"))[0], frozen[0], atol=1e-5)
+    remove(encoder, "one")
+    assert torch.allclose(output(encoder), frozen if encoder.active is None else two, atol=1e-5)
+
+
+@cases
+def test_neighbours_never_change_a_row(encoder: Encoder, case: Case) -> None:
+    inject(encoder, parse(case.text))
+    shake(encoder, "default")
+    long = tiny.waves(2, seconds=1.0)
+    long[1, 12_000:] = 0
+    both = encoder(long, torch.tensor([16_000, 12_000]))
+    alone = encoder(long[1:, :12_000]).tokens[0]
+    assert both.mask is not None
+    assert torch.allclose(both.tokens[1][both.mask[1]], alone, atol=1e-4)
+
+
+def test_full_trains_everything_and_goes_without_a_trace(encoder: Encoder) -> None:
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    inject(encoder, parse("full()"))
+    own = {k: v.detach().clone() for k, v in trainable(encoder, "default").items()}
+    assert sum(p.numel() for p in own.values()) == sum(p.numel() for p in encoder.parameters())
+    train_steps(encoder, 2)
+    # A table position past the clip, an image row that is cut away: used by no token, so never moved.
+    unmoved = [k for k, v in trainable(encoder, "default").items() if torch.equal(v, own[k])]
+    assert all(re.search(r"stem\.positions|k_proj\.bias$", key) for key in unmoved)
+    remove(encoder, "default")
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+    assert not any(p.requires_grad for p in encoder.parameters())
