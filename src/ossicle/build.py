@@ -28,6 +28,7 @@ from ossicle.train.loop import METRICS, fit
 
 RECIPE = "recipe.toml"
 LABELS = "labels.json"
+WAVE_CACHE = 2 * 1024**3
 QUERY = r"blocks\.\d+\.attn\.q_proj\.weight"
 
 
@@ -94,8 +95,16 @@ def labels_of(parts: Split) -> list[str]:
     return labels
 
 
-def classifier(recipe: Recipe, labels: Sequence[str], class_weights: torch.Tensor | None = None) -> Classifier:
+def classifier(
+    recipe: Recipe, labels: Sequence[str], class_weights: torch.Tensor | None = None, *, for_training: bool = True
+) -> Classifier:
     """The task of a recipe on its backbone, with a fresh adapter and head.
+
+    Args:
+        recipe: checked settings.
+        labels: class names.
+        class_weights: (classes,) weights in the loss, or None.
+        for_training: keep decoded waveforms or features in memory from one epoch to the next.
 
     Raises:
         UnknownNameError: for an unknown backbone or adapter.
@@ -111,9 +120,9 @@ def classifier(recipe: Recipe, labels: Sequence[str], class_weights: torch.Tenso
         encoder, labels,
         multi_label=task.multi_label, layers=task.layers, pooling=task.pooling, head_norm=task.head_norm,
         dropout=task.dropout, class_weights=class_weights, label_smoothing=task.label_smoothing,
-        augment=task.augment, window_s=task.window_s,
+        augment=task.augment, window_s=task.window_s, cache_bytes=WAVE_CACHE if for_training else 0,
     )  # fmt: skip
-    if not adapters.trainable(encoder, "default"):
+    if for_training and not adapters.trainable(encoder, "default"):
         made.store = FeatureStore(encoder, made.layers, made.pooling)
     return made
 
@@ -204,14 +213,13 @@ def load(where: str) -> Loaded:
     except (OSError, ValueError) as err:
         raise CheckpointError(f"{folder} is incomplete: {err}; train or fetch it again") from err
     tensors = store.read_weights(folder)
-    task = classifier(recipe, labels)
+    task = classifier(recipe, labels, for_training=False)
     if not np.allclose(manifest["backbone"]["signature"], signature(task.encoder), rtol=1e-3):
         raise AdapterError(
             f"{folder.name} was trained on other weights of {recipe.backbone.name} than those here "
             f"(digest {manifest['backbone']['digest'][:12]}, here {task.encoder.digest[:12]}); give the ones it was trained on"
         )
     store.restore(task.parts(), tensors)
-    task.store = None
     for module in task.parts().values():
         module.eval().requires_grad_(False)
         module.to(devices.device())

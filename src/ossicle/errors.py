@@ -8,7 +8,8 @@ OssicleError
 ├── AudioError           one sound cannot be read; becomes an error row, never stops a batch
 ├── DataError            a data set is absent, empty or inconsistent
 ├── WeightsError         weights cannot be found, fetched, verified or converted
-└── CheckpointError      a saved folder cannot be written, read or resumed
+├── CheckpointError      a saved folder cannot be written, read or resumed
+└── Interrupted          Ctrl-C; what is done is saved and the same command goes on
 """
 
 import difflib
@@ -81,3 +82,7 @@ class CheckpointError(OssicleError):
     """A saved folder that cannot be written, read or resumed."""
 
     exit_code = 2
+
+
+class Interrupted(OssicleError):
+    """Work was stopped by Ctrl-C; what is done is saved and can go on."""

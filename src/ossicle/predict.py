@@ -18,10 +18,9 @@ from ossicle import audio, results
 from ossicle.adapters import store
 from ossicle.contracts import Batch, Clip, Prediction, Task
 from ossicle.devices import Precision, resolve
-from ossicle.errors import AudioError, DataError, UsageError
+from ossicle.errors import AudioError, DataError, Interrupted, UsageError
 from ossicle.results import Journal
 from ossicle.train.evaluate import predict_rows
-from ossicle.train.loop import Interrupted
 
 # Windows of one length wait for others of theirs until this many batches of others went by.
 PATIENCE = 16

@@ -11,17 +11,19 @@ class Preset:
         text: the adapter in text form; the final norm trains too in every row of paper A.
         row: the paper's table and row.
         paper: the trainable parameters the paper prints for AST-base, as printed ("249K"); empty if none.
+        counts_norm: whether the paper's count includes the final norm; the linear row's includes the head too.
     """
 
     text: str
     row: str
     paper: str = ""
+    counts_norm: bool = False
 
 
 PRESETS: dict[str, Preset] = {
-    "full": Preset("full()", "A Table I, Full FT", "85.5M"),
-    "linear": Preset("norm()", "A Table I, Linear", "9-40K"),
-    "bitfit": Preset("bitfit()", "A Table I, BitFit", "102K"),
+    "full": Preset("full()", "A Table I, Full FT", "85.5M", counts_norm=True),
+    "linear": Preset("norm()", "A Table I, Linear", "9-40K", counts_norm=True),
+    "bitfit": Preset("bitfit()", "A Table I, BitFit", "102K", counts_norm=True),
     "pf-par": Preset("bottleneck(sites=attn)+norm()", "A Table I, Bottleneck PF par; Table III, MHSA-Par-Before", "249K"),
     "pf-seq": Preset("bottleneck(sites=mlp,place=after)+norm()", "A Table I, Bottleneck PF seq; Table III, FFN-Seq/Par-After", "249K"),
     "hou-par": Preset("bottleneck(sites=both)+norm()", "A Table I, Bottleneck HOU par", "498K"),

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ossicle import build, predict
+from ossicle import build, results
 from ossicle.cli.train import opened
 from ossicle.data.splits import select
 from ossicle.devices import Precision
@@ -34,7 +34,7 @@ def evaluate(
     for row in rows:
         row.model = loaded.name
     if out is not None:
-        predict.write_rows(rows, out)
+        results.write_rows(rows, out)
     failed = sum(row.error is not None for row in rows)
     result = {"adapter": loaded.name, "clips": len(rows), "failed": failed, **scores}
     if as_json:

@@ -19,17 +19,13 @@ from torch import Tensor, nn
 from ossicle.adapters import store
 from ossicle.contracts import Batch, Clip, Task
 from ossicle.devices import resolve
-from ossicle.errors import OssicleError, UsageError
+from ossicle.errors import Interrupted, UsageError
 from ossicle.files import write_atomic
 from ossicle.train import checkpoint
 from ossicle.train.evaluate import bound, evaluate
 from ossicle.train.optim import Settings, optimizer, schedule
 
 METRICS = "metrics.jsonl"
-
-
-class Interrupted(OssicleError):
-    """Training was stopped by Ctrl-C and can go on."""
 
 
 class Trainee(nn.Module):

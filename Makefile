@@ -1,0 +1,46 @@
+# Everything starts here: `make demo` and `make test` set up the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+MODELS := whisper-tiny.en
+TEST_MODELS := $(MODELS) dinov2-small
+
+.PHONY: install demo test check fix docs bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt 'torch'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[containers,convert,dev,docs]'
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/ossicle models pull $(MODELS) sample-sounds
+	$(BIN)/ossicle demo --out demo
+
+test: install
+	$(BIN)/ossicle models pull $(TEST_MODELS) sample-sounds
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_house.py
+
+fix: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: install
+	$(BIN)/mkdocs build --strict
+
+bench: install
+	$(BIN)/python benchmarks/speed_frontend.py
+
+clean:
+	rm -rf $(VENV) demo site

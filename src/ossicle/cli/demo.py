@@ -1,0 +1,105 @@
+"""`ossicle demo`: real animal sounds through a trained adapter, with a table and a page to look at and listen to."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ossicle import audio, build, report, zoo
+from ossicle.adapters import store
+from ossicle.backbones import weights
+from ossicle.contracts import Clip
+from ossicle.errors import UsageError
+from ossicle.report import Item, Model
+from ossicle.tasks.classify import Classifier
+from ossicle.train.evaluate import average, bound, cut, predict_rows
+
+SOUNDS = "sample-sounds"
+BATCH = 16
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for report.html; made if absent.")] = Path("demo"),
+    adapter: Annotated[str, typer.Option(help="Adapter folder or the name of one that ships.")] = "esc50-whisper-tiny",
+) -> None:
+    """Name ten animal recordings with a trained adapter and write a page with pictures and players."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise UsageError(f"--out {out} cannot be a folder: {err.strerror}; give another") from None
+    console = Console()
+    with Console(stderr=True).status(f"fetching {SOUNDS}") as status:
+        sounds = sorted(weights.fetch(SOUNDS).glob("*.mp3"))
+        status.update(f"loading {adapter}")
+        loaded = build.load(adapter)
+        items = []
+        for path in sounds:
+            status.update(f"listening to {path.name}")
+            items.append(listen(loaded.task, path, loaded.recipe.task.window_s))
+        status.update("writing the report")
+        took_s = sum(item.took_s for item in items)
+        page = report.html_report(
+            items, title=f"What {loaded.name} heard", model=described(loaded, zoo.find(adapter)), took_s=took_s,
+            folder=out, notes=[f"The sounds are {SOUNDS} ({weights.SOURCES[SOUNDS].licence})."],
+        )  # fmt: skip
+        report.save(page, out / "report.html")
+    console.print(table(items))
+    for item in items:
+        if item.row.error is not None:
+            console.print(item.row.error, style="red", markup=False, highlight=False, soft_wrap=True)
+    console.print(report.verdict(items) or "no sound here is of a class the model knows", highlight=False)
+    console.print(f"report in {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if any(item.row.error is not None for item in items) else 0)
+
+
+def listen(task: Classifier, path: Path, window_s: float | None) -> Item:
+    """Predict one whole sound, cut into windows if it is longer than one; its name says what it should be."""
+    began = time.perf_counter()
+    whole = bound([Clip(path)], window_s)[0]
+    row = average(task, predict_rows(task, cut(whole, window_s), batch=BATCH, precision="float32"))
+    took_s = time.perf_counter() - began
+    expected = path.stem if path.stem in task.labels else None
+    if row.error is not None:
+        reason = task.unreadable.get(row.path, row.error)
+        return Item(replace(row, error=reason), took_s=took_s, expected=expected)
+    wave = audio.load(path, task.encoder.rate_hz)
+    device = next(task.encoder.stem.parameters()).device
+    features = task.encoder.listen(wave[None].to(device))[0][0].cpu().numpy()
+    duration_s = len(wave) / task.encoder.rate_hz
+    return Item(row, wave.numpy(), features, duration_s, took_s, expected)
+
+
+def described(loaded: build.Loaded, folder: Path) -> Model:
+    """What the page says of the model."""
+    counts = loaded.manifest["parameters"]
+    return Model(
+        loaded.name, loaded.recipe.backbone.name, loaded.recipe.adapter.spec,
+        adapter_parameters=counts["adapter"], head_parameters=counts["head"], backbone_parameters=counts["backbone"],
+        file_bytes=(folder / store.WEIGHTS).stat().st_size,
+    )  # fmt: skip
+
+
+def table(items: Sequence[Item]) -> Table:
+    """What was heard, one row per sound."""
+    shown = Table("file", "heard", "second", "third", "time", "right", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for item in items:
+        heard = [Text(f"{label.replace('_', ' ')} {share:.0%}") for label, share in report.best(item.row, 3)]
+        cells = heard + [Text("")] * (3 - len(heard))
+        shown.add_row(Text(item.path.name), *cells, f"{item.took_s:.2f} s", Text(said(item)))
+    return shown
+
+
+def said(item: Item) -> str:
+    """Whether the sound was named rightly, in words."""
+    if item.row.error is not None:
+        return "could not be read"
+    if item.expected is None:
+        return "not a class the model knows"
+    return "yes" if item.right else "no"
