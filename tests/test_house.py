@@ -1,4 +1,4 @@
-"""The house in order: imports go down, files and functions stay small, tables and tests agree, docs name what exists."""
+"""The house in order: imports go down, files stay small, tables and tests agree, docs name what exists."""
 
 import ast
 from collections.abc import Iterator

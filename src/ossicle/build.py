@@ -19,7 +19,7 @@ from ossicle.contracts import Clip
 from ossicle.data import Dataset
 from ossicle.data.splits import check_labels, hold_out, per_class, select
 from ossicle.errors import AdapterError, CheckpointError, DataError, UsageError
-from ossicle.features import FeatureStore
+from ossicle.features import FeatureStore, TokenStore
 from ossicle.files import write_atomic
 from ossicle.metrics import classify as metrics
 from ossicle.tasks.classify import Classifier, Standardize
@@ -124,7 +124,25 @@ def classifier(
     )  # fmt: skip
     if for_training and not adapters.trainable(encoder, "default"):
         made.store = FeatureStore(encoder, made.layers, made.pooling)
+    elif for_training and task.cache_versions:
+        made.tokens, made.versions = _token_store(made), task.cache_versions
     return made
+
+
+def _token_store(task: Classifier) -> TokenStore:
+    """A cache of tokens up to the lowest block that trains or is pooled.
+
+    Raises:
+        UsageError: if the stem itself trains.
+    """
+    encoder, changes = task.encoder, task.augment
+    injected = encoder.adapters["default"]
+    if injected.frozen:
+        raise UsageError("task.cache_versions needs a frozen stem but full() trains it; set it to 0")
+    blocks = [int(path.split(".")[1]) for path in injected.paths if path.startswith("blocks.")]
+    number = min([*blocks, *task.layers])
+    settings = [changes.shift_s, changes.gain_db]
+    return TokenStore(encoder, number, lambda w, g: changes.waves(w, g, encoder.rate_hz), settings)
 
 
 def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -217,7 +235,8 @@ def load(where: str) -> Loaded:
     if not np.allclose(manifest["backbone"]["signature"], signature(task.encoder), rtol=1e-3):
         raise AdapterError(
             f"{folder.name} was trained on other weights of {recipe.backbone.name} than those here "
-            f"(digest {manifest['backbone']['digest'][:12]}, here {task.encoder.digest[:12]}); give the ones it was trained on"
+            f"(digest {manifest['backbone']['digest'][:12]}, here {task.encoder.digest[:12]}); "
+            "give the ones it was trained on"
         )
     store.restore(task.parts(), tensors)
     for module in task.parts().values():
@@ -227,7 +246,7 @@ def load(where: str) -> Loaded:
 
 
 def signature(encoder: backbones.Encoder) -> list[float]:
-    """The spread of every block's frozen query projection: tells checkpoints apart, whatever precision they were kept in."""
+    """The spread of every block's frozen query projection: tells checkpoints apart in whatever precision they are."""
     weights = [t for key, t in encoder.state_dict().items() if re.fullmatch(QUERY, key.replace(".base", ""))]
     return [round(float(t.std()), 6) for t in weights]
 

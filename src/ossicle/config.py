@@ -26,7 +26,9 @@ class Data(Table):
     train: list[str] = Field(default=[], description="splits or folds to train on; empty takes all but val and test")
     val: list[str] = Field(default=[], description="splits or folds that choose the best epoch")
     test: list[str] = Field(default=[], description="splits or folds kept aside")
-    hold_out: float = Field(default=0.1, ge=0, lt=1, description="share of the training clips for validation if val is empty")
+    hold_out: float = Field(
+        default=0.1, ge=0, lt=1, description="share of the training clips for validation if val is empty"
+    )
     licences: list[str] = Field(default=[], description="only clips under these licences; empty takes all")
     per_class: int = Field(default=0, ge=0, description="few-shot: clips per class; 0 takes all")
 
@@ -58,6 +60,11 @@ class ClassifyTable(Table):
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     head_first: int = Field(default=20, ge=0, description="epochs the head trains alone on cached features first")
+    cache_versions: int = Field(
+        default=0,
+        ge=0,
+        description="train on cached tokens below the lowest adapter, this many versions a clip; 0 is off",
+    )
     window_s: float = Field(default=10.0, gt=0, description="longer clips are cut into windows of this length")
     augment: Augment = Augment()
 

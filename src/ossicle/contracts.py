@@ -110,6 +110,9 @@ class Batch:
         waves: (batch, samples) float32 in [-1, 1] at the backbone's rate; None when features are given.
         lengths: (batch,) int64 samples that are real, or None when all are.
         features: (batch, width) float32 pooled features from the cache, or None.
+        tokens: (batch, tokens, dim) cached outputs of a lower block instead of waveforms, or None.
+        mask: (batch, tokens) bool where `tokens` are real, None when all are.
+        grid: of `tokens`.
         targets: what the task's collate made of labels or captions.
         seed: of the random changes made after the front end; None for none.
     """
@@ -118,12 +121,15 @@ class Batch:
     waves: Tensor | None = None
     lengths: Tensor | None = None
     features: Tensor | None = None
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    grid: TokenGrid | None = None
     targets: Tensor | None = None
     seed: int | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        tensors = {k: getattr(self, k) for k in ("waves", "lengths", "features", "targets")}
+        tensors = {k: getattr(self, k) for k in ("waves", "lengths", "features", "tokens", "mask", "targets")}
         return replace(self, **{k: v.to(device) for k, v in tensors.items() if v is not None})
 
 

@@ -15,7 +15,7 @@ def device() -> torch.device:
 def has_fast_bfloat16() -> bool:
     """Whether matrix products in bfloat16 run on instructions made for them (AVX512-BF16, AMX or CUDA)."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     flags = torch.cpu.get_capabilities()
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
 

@@ -1,11 +1,12 @@
-"""Pooling of encoder outputs, and a disk cache of pooled features for encoders that do not change."""
+"""Pooling of encoder outputs, and disk caches of what frozen parts compute: pooled features, lower tokens."""
 
+import contextlib
 import hashlib
 import json
-import os
-import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from ossicle.backbones.encoder import Encoder
 from ossicle.backbones.weights import home
 from ossicle.contracts import Clip, Encoded
 from ossicle.data.clips import load_waves
-from ossicle.errors import AudioError, UnknownNameError
+from ossicle.errors import AudioError, CheckpointError, UnknownNameError
+from ossicle.files import write_atomic
 
 
 def _mean(tokens: Tensor, encoded: Encoded) -> Tensor:
@@ -56,14 +58,55 @@ def pool(encoded: Encoded, layers: Sequence[int], kind: str) -> Tensor:
     return torch.cat([POOLS[kind](encoded.hidden[n].float(), encoded) for n in layers], dim=1)
 
 
+class _Disk:
+    """Arrays on disk by everything their numbers follow from; a full disk only costs the cache.
+
+    A key holds the sound's bytes, start and end, decode version, front-end settings, weights digest, what was computed.
+    """
+
+    def __init__(self, encoder: Encoder, root: Path | None, what: list[object]) -> None:
+        self.root = home() / "features" if root is None else root
+        frontend = encoder.frontend.settings()  # type: ignore[operator]
+        stride = str(encoder.stem.__dict__.get("stride", ""))
+        known = [audio.DECODE_VERSION, frontend, stride, encoder.name, encoder.digest, what, "float32"]
+        self.setting = json.dumps(known, sort_keys=True, default=str)
+        self._hashes: dict[Path, str] = {}
+
+    def read(self, clip: Clip, variant: int = 0) -> Tensor | None:
+        file = self._file(clip, variant)
+        try:
+            return None if file is None else torch.from_numpy(np.load(file, allow_pickle=False))
+        except (OSError, ValueError, EOFError):
+            return None
+
+    def write(self, clip: Clip, value: Tensor, variant: int = 0) -> None:
+        file = self._file(clip, variant)
+        if file is None:
+            return
+        with contextlib.suppress(CheckpointError):
+            write_atomic(file, lambda part: _save(part, value))
+
+    def _file(self, clip: Clip, variant: int) -> Path | None:
+        try:
+            if clip.path not in self._hashes:
+                self._hashes[clip.path] = audio.content_hash(clip.path)
+        except (AudioError, OSError):
+            return None
+        text = f"{self._hashes[clip.path]}|{clip.start}|{clip.end}|{variant}|{self.setting}"
+        key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return self.root / key[:2] / f"{key}.npy"
+
+
+def _save(part: Path, value: Tensor) -> None:
+    with part.open("wb") as file:
+        np.save(file, value.numpy())
+
+
 class FeatureStore:
     """Pooled features of a frozen encoder, computed once per clip and kept on disk and in memory.
 
-    The key of a file is everything its numbers follow from: sound bytes, start and end, decode version, front-end
-    settings, weights digest, layers, pooling. An encoder with a trained adapter must not be given here.
-
     Args:
-        encoder: frozen, without adapters.
+        encoder: frozen; a trained adapter must not be on it.
         layers: whose outputs are joined.
         kind: pooling.
         root: folder of the cache; None is `home()/features`.
@@ -74,26 +117,18 @@ class FeatureStore:
         self, encoder: Encoder, layers: Sequence[int], kind: str, *, root: Path | None = None, batch: int = 16
     ) -> None:
         self.encoder, self.layers, self.kind, self.batch = encoder, tuple(layers), kind, batch
-        self.root = home() / "features" if root is None else root
         self.computed = 0
-        frontend = encoder.frontend.settings()  # type: ignore[operator]
-        stem = str(encoder.stem.__dict__.get("stride", ""))
-        self.setting = json.dumps(
-            [audio.DECODE_VERSION, frontend, stem, encoder.name, encoder.digest, self.layers, kind, "float32"],
-            sort_keys=True, default=str,
-        )  # fmt: skip
-        self._hashes: dict[Path, str] = {}
+        self._disk = _Disk(encoder, root, ["pooled", self.layers, kind])
         self._memory: dict[Clip, Tensor] = {}
 
     def get(self, clips: Sequence[Clip]) -> list[Tensor | AudioError]:
         """A (width,) float32 vector per clip, or why there is none; order kept."""
         found: dict[Clip, Tensor | AudioError] = {c: self._memory[c] for c in clips if c in self._memory}
-        missing = [c for c in dict.fromkeys(clips) if c not in found]
-        for clip in missing:
-            stored = self._read(clip)
+        for clip in dict.fromkeys(clips):
+            stored = None if clip in found else self._disk.read(clip)
             if stored is not None:
                 found[clip] = stored
-        rest = [c for c in missing if c not in found]
+        rest = [c for c in dict.fromkeys(clips) if c not in found]
         for first in range(0, len(rest), self.batch):
             found |= self._compute(rest[first : first + self.batch])
         self._memory |= {c: v for c, v in found.items() if isinstance(v, Tensor)}
@@ -102,51 +137,96 @@ class FeatureStore:
     def _compute(self, clips: Sequence[Clip]) -> dict[Clip, Tensor | AudioError]:
         waves = load_waves(clips, self.encoder.rate_hz, cache=None)
         done: dict[Clip, Tensor | AudioError] = {}
-        lengths = {len(w) for w in waves if isinstance(w, Tensor)}
-        for length in sorted(lengths):
-            rows = [(c, w) for c, w in zip(clips, waves, strict=True) if isinstance(w, Tensor) and len(w) == length]
-            done |= self._encode([c for c, _ in rows], torch.stack([w for _, w in rows]))
+        for row in by_length(clips, waves):
+            done |= self._encode([c for c, _ in row], torch.stack([w for _, w in row]))
         self.computed += len(clips)
         return done | {c: w for c, w in zip(clips, waves, strict=True) if isinstance(w, AudioError)}
 
     @torch.no_grad()
     def _encode(self, clips: Sequence[Clip], waves: Tensor) -> dict[Clip, Tensor | AudioError]:
-        device = next(self.encoder.stem.parameters()).device
         try:
-            encoded = self.encoder(waves.to(device), layers=self.layers)
+            encoded = self.encoder(waves.to(_device(self.encoder)), layers=self.layers)
         except AudioError as err:
             return dict.fromkeys(clips, err)
         vectors = pool(encoded, self.layers, self.kind).cpu()
         for clip, vector in zip(clips, vectors, strict=True):
-            self._write(clip, vector)
+            self._disk.write(clip, vector)
         return dict(zip(clips, vectors, strict=True))
 
-    def _file(self, clip: Clip) -> Path | None:
-        try:
-            if clip.path not in self._hashes:
-                self._hashes[clip.path] = audio.content_hash(clip.path)
-        except (AudioError, OSError):
-            return None
-        text = f"{self._hashes[clip.path]}|{clip.start}|{clip.end}|{self.setting}"
-        key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        return self.root / key[:2] / f"{key}.npy"
 
-    def _read(self, clip: Clip) -> Tensor | None:
-        file = self._file(clip)
-        try:
-            return None if file is None else torch.from_numpy(np.load(file, allow_pickle=False))
-        except (OSError, ValueError, EOFError):
-            return None
+class TokenStore:
+    """Tokens below the lowest trainable block, computed once for a few changed versions of every clip.
 
-    def _write(self, clip: Clip, vector: Tensor) -> None:
-        """Keep a vector; a full disk only costs the cache."""
-        file = self._file(clip)
-        if file is None:
-            return
+    Training then runs the upper blocks only. Version 0 is the clip itself, every other one a random change of its own
+    that is the same in every run.
+
+    Args:
+        encoder: its first `number` blocks must carry no adapter.
+        number: blocks done before.
+        change: waves (1, samples) and a generator to changed waves; settings for the key.
+        settings: everything `change` follows from.
+        root: folder of the cache; None is `home()/features`.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        number: int,
+        change: Callable[[Tensor, torch.Generator], Tensor],
+        settings: object,
+        *,
+        root: Path | None = None,
+    ) -> None:
+        self.encoder, self.number, self.change = encoder, number, change
+        self.computed = 0
+        self._disk = _Disk(encoder, root, ["tokens", number, settings])
+
+    def get(self, clips: Sequence[Clip], versions: Sequence[int]) -> list[Tensor | AudioError]:
+        """(tokens, dim) float32 of each clip in the version asked for, or why there is none."""
+        found: dict[int, Tensor | AudioError] = {}
+        for i, (clip, version) in enumerate(zip(clips, versions, strict=True)):
+            stored = self._disk.read(clip, version)
+            if stored is not None:
+                found[i] = stored
+        rest = [i for i in range(len(clips)) if i not in found]
+        waves = load_waves([clips[i] for i in rest], self.encoder.rate_hz, cache=None)
+        found |= {i: w for i, w in zip(rest, waves, strict=True) if isinstance(w, AudioError)}
+        for row in by_length(rest, waves):
+            found |= self._compute(clips, versions, row)
+        return [v.float() if isinstance(v, Tensor) else v for _, v in sorted(found.items())]
+
+    @torch.no_grad()
+    def _compute(
+        self, clips: Sequence[Clip], versions: Sequence[int], row: Sequence[tuple[int, Tensor]]
+    ) -> dict[int, Tensor | AudioError]:
+        changed = []
+        for i, wave in row:
+            seed = zlib.crc32(f"{clips[i].path.name}|{clips[i].start}|{versions[i]}".encode())
+            generator = torch.Generator().manual_seed(seed)
+            changed.append(self.change(wave[None], generator) if versions[i] else wave[None])
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
-                np.save(part, vector.numpy())
-            os.replace(part.name, file)
-        except OSError:
-            return
+            frames, _ = self.encoder.listen(torch.cat(changed).to(_device(self.encoder)))
+            tokens, _, _ = self.encoder.lower(frames, None, self.number)
+        except AudioError as err:
+            return {i: err for i, _ in row}
+        self.computed += len(row)
+        half = tokens.half().cpu()
+        for (i, _), value in zip(row, half, strict=True):
+            self._disk.write(clips[i], value, versions[i])
+        return {i: value for (i, _), value in zip(row, half, strict=True)}
+
+
+Item = TypeVar("Item")
+
+
+def by_length(items: Sequence[Item], waves: Sequence[Tensor | AudioError]) -> list[list[tuple[Item, Tensor]]]:
+    """Readable waves with what they belong to, in groups of one length."""
+    groups: dict[int, list[tuple[Item, Tensor]]] = {}
+    for item, wave in zip(items, waves, strict=True):
+        if isinstance(wave, Tensor):
+            groups.setdefault(len(wave), []).append((item, wave))
+    return [groups[length] for length in sorted(groups)]
+
+
+def _device(encoder: Encoder) -> torch.device:
+    return next(encoder.stem.parameters()).device

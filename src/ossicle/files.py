@@ -28,6 +28,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     except Exception as err:  # writers of other libraries raise their own kinds on a full disk
         kept = "the earlier file is intact" if path.exists() else "nothing was written"
         reason = " ".join(str(err).split())
-        raise CheckpointError(f"cannot write {path}: {reason}; {kept}; free some space or choose another folder") from err
+        raise CheckpointError(
+            f"cannot write {path}: {reason}; {kept}; free some space or choose another folder"
+        ) from err
     finally:
         part.unlink(missing_ok=True)

@@ -69,7 +69,8 @@ class Attention(nn.Module):
         q, k, v = (self._split(proj(x, context)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask)  # (batch, heads, tokens, head_dim)
         y = y.transpose(1, 2).reshape(x.shape)
-        return self.out_proj(y, context)
+        mixed: Tensor = self.out_proj(y, context)
+        return mixed
 
     def _split(self, x: Tensor) -> Tensor:
         batch, tokens, dim = x.shape
@@ -91,7 +92,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Map (batch, tokens, dim) to the same shape."""
-        return self.fc2(F.gelu(self.fc1(x, context)), context)
+        y: Tensor = self.fc2(F.gelu(self.fc1(x, context)), context)
+        return y
 
 
 class Block(nn.Module):
@@ -120,4 +122,5 @@ class Block(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Map (batch, tokens, dim) to the same shape."""
         x = x + self.scale1(self.attn(self.norm1(x, context), context))
-        return x + self.scale2(self.mlp(self.norm2(x, context), context))
+        y: Tensor = x + self.scale2(self.mlp(self.norm2(x, context), context))
+        return y

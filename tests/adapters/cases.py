@@ -39,12 +39,12 @@ DOWN_WAITS = "the up-projection starts at zero, so the down-projection moves fro
 
 CASES = [
     Case("lora(rank=4,targets=qv)", lambda h, b: lora(4, 2), still=DOWN_WAITS, linear=True),
-    Case("lora(reduction=8,targets=qkvo,alpha=8,blocks=top:2)", lambda h, b: lora(3, 4) * 2 // 3, still=DOWN_WAITS, linear=True),
-    Case("lora(rank=4,init=hf,targets=q)", lambda h, b: lora(4, 1), loud="both projections start random, as in the paper's code", linear=True),
+    Case("lora(reduction=8,targets=qkvo,blocks=1-2)", lambda h, b: lora(3, 4) // 3 * 2, still=DOWN_WAITS, linear=True),
+    Case("lora(rank=4,init=hf,targets=q)", lambda h, b: lora(4, 1), loud="both projections start random", linear=True),
     Case("bottleneck(sites=mlp,reduction=6)", lambda h, b: bottleneck(4), still=DOWN_WAITS),
     Case("bottleneck(sites=attn,reduction=6)", lambda h, b: bottleneck(4), still=DOWN_WAITS),
     Case("bottleneck(sites=both,place=after,rank=5)", lambda h, b: bottleneck(5, 2), still=DOWN_WAITS),
-    Case("bottleneck(sites=mlp,rank=4,norms=false,blocks=0)", lambda h, b: bottleneck(4, norms=False) // 3, still=DOWN_WAITS),
+    Case("bottleneck(rank=4,norms=false,blocks=0)", lambda h, b: bottleneck(4, norms=False) // 3, still=DOWN_WAITS),
     Case(
         "bottleneck(sites=mlp,place=before,rank=4)", lambda h, b: bottleneck(4),
         loud="the sub-layer sees the adapter's output instead of its own input", still=DOWN_WAITS,

@@ -48,5 +48,3 @@ class BitFit:
             if isinstance(module, Linear | Norm) and not is_delta and module.bias is not None:
                 found.append(Site(own, "parallel", BiasOverlay(module.bias)))
         return found
-
-

@@ -41,7 +41,9 @@ def inject(encoder: Encoder, adapter: Adapter, *, name: str = "default", seed: i
         AdapterError: if the name is taken, the spec does not fit, or two parts want one place.
     """
     if name in encoder.adapters or not name.isidentifier():
-        raise AdapterError(f"adapter name '{name}' is taken or not a plain name; on the encoder: {sorted(encoder.adapters)}")
+        raise AdapterError(
+            f"adapter name '{name}' is taken or not a plain name; on the encoder: {sorted(encoder.adapters)}"
+        )
     full = any(isinstance(part, Full) for part in adapter.parts)
     others = [n for n, i in encoder.adapters.items() if full or i.frozen]
     if others or (full and len(adapter.parts) > 1):
@@ -90,7 +92,9 @@ def merge(encoder: Encoder, name: str) -> None:
     deltas = {path: _adapted(encoder, path).deltas[name] for path in injected.paths}
     stuck = sorted({type(d).__name__ for d in deltas.values() if fold_of(d) is None})
     if stuck:
-        raise AdapterError(f"'{injected.adapter.text}' cannot be merged: {', '.join(stuck)} is not linear; keep it as adapter")
+        raise AdapterError(
+            f"'{injected.adapter.text}' cannot be merged: {', '.join(stuck)} is not linear; keep it as adapter"
+        )
     for path, delta in deltas.items():
         fold_of(delta)(_adapted(encoder, path).base)
     injected.frozen = {}
@@ -118,10 +122,16 @@ def load_state(encoder: Encoder, name: str, state: Mapping[str, Tensor]) -> None
     """
     own = trainable(encoder, name)
     missing, unknown = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    wrong = [f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}" for k in own if k in state and own[k].shape != state[k].shape]
+    wrong = [
+        f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}"
+        for k in own
+        if k in state and own[k].shape != state[k].shape
+    ]
     if missing or unknown or wrong:
         listed = f"missing {missing[:2]}, unknown {unknown[:2]}, wrong shape {wrong[:2]}"
-        raise AdapterError(f"saved adapter does not fit '{encoder.adapters[name].adapter.text}' on {encoder.name}: {listed}")
+        raise AdapterError(
+            f"saved adapter does not fit '{encoder.adapters[name].adapter.text}' on {encoder.name}: {listed}"
+        )
     with torch.no_grad():
         for key, value in own.items():
             value.copy_(state[key])

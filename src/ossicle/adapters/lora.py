@@ -67,7 +67,9 @@ class Lora:
     def plan(self, encoder: Encoder, generator: torch.Generator) -> list[Site]:
         """One delta per target and block."""
         if bool(self.rank) == bool(self.reduction):
-            raise AdapterError(f"lora needs rank or reduction, one of them; got rank={self.rank}, reduction={self.reduction}")
+            raise AdapterError(
+                f"lora needs rank or reduction, one of them; got rank={self.rank}, reduction={self.reduction}"
+            )
         positive(rank=self.rank or self.reduction, alpha=self.alpha)
         if not 0 <= self.dropout < 1:
             raise AdapterError(f"dropout={self.dropout} must be at least 0 and below 1")

@@ -69,7 +69,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(folder / WEIGHTS)
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} has no {WEIGHTS}; the training may not have finished its first epoch") from None
+        raise CheckpointError(
+            f"{folder} has no {WEIGHTS}; the training may not have finished its first epoch"
+        ) from None
     except (safetensors.SafetensorError, OSError) as err:
         raise CheckpointError(f"{folder / WEIGHTS} is broken ({err}); train or fetch it again") from err
 

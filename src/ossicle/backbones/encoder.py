@@ -101,20 +101,52 @@ class Encoder(nn.Module):
 
         With `drop` above 0 that share of the grid tokens is dropped after the stem, drawn from `generator`.
         """
-        self._check(layers, adapter)
         x, grid, valid = self.stem(features, frames)
         kept = None
         if drop > 0 and generator is not None:
             kept = keep_random(len(x), grid.tokens - grid.extra, drop, generator).to(x.device)
             x = gather(x, kept, grid.extra)
             valid = None if valid is None else gather(valid, kept, grid.extra)
+        return self.upper(x, grid, valid, kept=kept, layers=layers, adapter=adapter)
+
+    def lower(self, features: Tensor, frames: Tensor | None, number: int) -> tuple[Tensor, TokenGrid, Tensor | None]:
+        """Stem and the first `number` blocks without any adapter: what `upper` goes on from."""
+        x, grid, valid = self.stem(features, frames)
+        context = Context(grid=grid, mask=None if valid is None else valid[:, None, None, :])
+        for block in self.blocks[:number]:
+            x = block(x, context)
+        return x, grid, valid
+
+    def upper(
+        self,
+        x: Tensor,
+        grid: TokenGrid,
+        valid: Tensor | None,
+        *,
+        number: int = 0,
+        kept: Tensor | None = None,
+        layers: Sequence[int] = (),
+        adapter: str | tuple[str | None, ...] | None = None,
+    ) -> Encoded:
+        """The blocks after the first `number`, and the norm.
+
+        Args:
+            x: (batch, tokens, dim), output of block `number`.
+            grid: before any token was dropped.
+            valid: (batch, tokens) bool where real, None if all are.
+            number: blocks already done.
+            kept: see `contracts.Context`.
+            layers: as in `forward`; none below `number`.
+            adapter: as in `forward`.
+        """
+        self._check(layers, adapter)
         mask = None if valid is None else valid[:, None, None, :]
         context = Context(grid=grid, adapter=self.active if adapter is None else adapter, kept=kept, mask=mask)
-        hidden = {0: x} if 0 in layers else {}
-        for number, block in enumerate(self.blocks, start=1):
+        hidden = {number: x} if number in layers else {}
+        for done, block in enumerate(self.blocks[number:], start=number + 1):
             x = block(x, context)
-            if number in layers and number < self.depth:
-                hidden[number] = x
+            if done in layers and done < self.depth:
+                hidden[done] = x
         x = self.norm(x, context)
         if self.depth in layers:
             hidden[self.depth] = x

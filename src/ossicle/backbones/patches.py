@@ -114,7 +114,9 @@ class PatchStem(nn.Module):
         """(batch, channels, freq, time) to tokens; images of vision models come in here."""
         shortest = image.shape[-1] if frames is None else int(frames.min())
         if shortest < self.patch[1]:
-            raise AudioError(f"clip has {shortest} frames but a patch needs {self.patch[1]}; use longer clips or windows")
+            raise AudioError(
+                f"clip has {shortest} frames but a patch needs {self.patch[1]}; use longer clips or windows"
+            )
         x = self.proj(image)  # (batch, dim, freq, time)
         batch, _, freq, time = x.shape
         extra = self.extra.shape[1]
@@ -128,6 +130,11 @@ class PatchStem(nn.Module):
         real = torch.arange(time, device=x.device) < columns[:, None]  # (batch, time)
         real = real[:, None, :].expand(-1, freq, -1).flatten(1)
         return tokens, grid, F.pad(real, (extra, 0), value=True)
+
+    def grid(self, tokens: int, mels: int) -> TokenGrid:
+        """The grid of a row of this many tokens over this many mel bands."""
+        rows, extra = (mels - self.patch[0]) // self.stride[0] + 1, self.extra.shape[1]
+        return TokenGrid(freq=rows, time=(tokens - extra) // rows, order="freq", extra=extra)
 
     def _grid_positions(self, freq: int, time: int, columns: Tensor | None) -> Tensor:
         """(1 or batch, dim, freq, time); each row gets the positions its own length would get alone."""
@@ -180,7 +187,8 @@ def infer(state: dict[str, Tensor], sizes: PatchSizes) -> PatchSizes:
     )
     if sizes.resize == "bicubic" or cells == sizes.table[0] * sizes.table[1]:
         return replace(found, table=sizes.table if cells == sizes.table[0] * sizes.table[1] else _square(cells))
-    return replace(found, **_spectrogram_table(cells, pair, sizes.stride))
+    table, stride = _spectrogram_table(cells, pair, sizes.stride)
+    return replace(found, table=table, stride=stride)
 
 
 def _square(cells: int) -> Pair:
@@ -190,10 +198,10 @@ def _square(cells: int) -> Pair:
     return side, side
 
 
-def _spectrogram_table(cells: int, patch: Pair, stride: Pair, mels: int = 128) -> dict[str, Pair]:
+def _spectrogram_table(cells: int, patch: Pair, stride: Pair, mels: int = 128) -> tuple[Pair, Pair]:
     """Table and stride of an AST or SSAST checkpoint over 128 mel bands."""
     for step in (stride, (10, 10), patch):
         rows = (mels - patch[0]) // step[0] + 1
         if cells % rows == 0:
-            return {"table": (rows, cells // rows), "stride": step}
+            return (rows, cells // rows), step
     raise WeightsError(f"{cells} positions fit no grid of {patch} patches over {mels} mel bands")

@@ -62,6 +62,10 @@ class WhisperStem(nn.Module):
         x = x + torch.stack([made[n] for n in own.tolist()]).to(x.dtype)
         return x, TokenGrid(freq=1, time=tokens), torch.arange(tokens, device=x.device) < own[:, None]
 
+    def grid(self, tokens: int, mels: int) -> TokenGrid:
+        """The grid of a row of this many tokens."""
+        return TokenGrid(freq=1, time=tokens)
+
     def _positions(self, tokens: int) -> Tensor:
         if tokens <= len(self.positions):
             return self.positions[:tokens]

@@ -57,7 +57,9 @@ def main() -> None:
         sys.exit(0)
 
 
-def _version(version: bool = typer.Option(False, "--version", help="Print the version and stop.", is_eager=True)) -> None:
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop.", is_eager=True),
+) -> None:
     if version:
         print(__version__)
         raise typer.Exit

@@ -31,8 +31,8 @@ def adapters(
         table.add_row(r["name"], r["text"], f"{r['trainable']:,}", share, r["paper"], r["row"])
     Console().print(table)
     Console().print(
-        f"Counted as the paper counts, on {backbone}: without head, and without the final norm except for full, linear "
-        "and bitfit. The paper's figures are for AST-base with shorter position tables; its linear row has the head too."
+        f"Counted as the paper counts, on {backbone}: without head, and without the final norm except for full, linear"
+        " and bitfit. The paper's figures are for AST-base with shorter position tables; its linear row has the head."
     )
 
 

@@ -16,7 +16,17 @@ from rich.table import Table
 from ossicle import devices
 from ossicle.backbones import weights
 
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "soundfile", "soxr", "safetensors", "huggingface_hub", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "soundfile",
+    "soxr",
+    "safetensors",
+    "huggingface_hub",
+    "numpy",
+)
 EXTRAS = {"av": "containers", "gguf": "convert", "onnx": "convert"}
 
 
@@ -73,4 +83,7 @@ def _cache() -> dict[str, Any]:
 def _sources() -> dict[str, Any]:
     hub = weights.hub_reachable()
     pip = shutil.which("pip") is not None or importlib.util.find_spec("pip") is not None
-    return {"hugging face hub": "reachable" if hub else "not reachable", "wheels through pip": "yes" if pip else "no pip"}
+    return {
+        "hugging face hub": "reachable" if hub else "not reachable",
+        "wheels through pip": "yes" if pip else "no pip",
+    }

@@ -14,9 +14,15 @@ from ossicle.cli.evaluate import checked_precision
 def predict(
     adapter: Annotated[str, typer.Argument(metavar="DIR", help="Adapter folder or the name of one that ships.")],
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Sound files, folders or quoted globs.")],
-    out: Annotated[Path, typer.Option(help="Result file: .csv .jsonl .parquet .txt (Audacity) .selections.txt (Raven).")],
-    window: Annotated[float | None, typer.Option(min=0.1, help="Seconds per row; the recipe's window if not given.")] = None,
-    hop: Annotated[float | None, typer.Option(min=0.05, help="Seconds from one row to the next; the window if not given.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Result file: .csv .jsonl .parquet .txt (Audacity) .selections.txt (Raven).")
+    ],
+    window: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds per row; the recipe's window if not given.")
+    ] = None,
+    hop: Annotated[
+        float | None, typer.Option(min=0.05, help="Seconds from one row to the next; the window if not given.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Windows at a time.")] = 16,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",
 ) -> None:

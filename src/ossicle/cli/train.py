@@ -20,12 +20,18 @@ def _group() -> None:
 
 @train.command("classify")
 def classify(
-    data: Annotated[str, typer.Argument(help="Folder of label folders, a folder with metadata.csv, a manifest, or esc50:PATH.")],
+    data: Annotated[
+        str, typer.Argument(help="Folder of label folders, a folder with metadata.csv, a manifest, or esc50:PATH.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
     backbone: Annotated[str | None, typer.Option(help="A name from `ossicle models`.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="Text such as 'lora(rank=8)+norm()', or a name from `ossicle adapters`.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Text such as 'lora(rank=8)+norm()', or a name from `ossicle adapters`.")
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="A TOML recipe.")] = None,
-    change: Annotated[list[str] | None, typer.Option("--set", help="One setting, such as train.epochs=3; may be repeated.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, such as train.epochs=3; may be repeated.")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on where an earlier run in --out stopped.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

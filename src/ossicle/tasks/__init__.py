@@ -1,0 +1,1 @@
+"""Tasks: what a head, a decoder or a projection makes of tokens."""

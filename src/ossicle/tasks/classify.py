@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ossicle import augment, features
 from ossicle.backbones.encoder import Encoder
-from ossicle.contracts import Batch, Clip, Prediction
+from ossicle.contracts import Batch, Clip, Prediction, TokenGrid
 from ossicle.data.clips import WaveCache, load_waves, stack
 from ossicle.errors import AudioError, DataError, UnknownNameError, UsageError
-from ossicle.features import FeatureStore
+from ossicle.features import FeatureStore, TokenStore
 from ossicle.metrics import classify as metrics
+
 
 class Standardize(nn.Module):
     """Subtract a mean and divide by a spread that are set once and never move.
@@ -80,6 +81,7 @@ class Augment:
         time_mask: SpecAugment, longest time mask in frames.
         freq_mask: SpecAugment, widest frequency mask in mel bands.
         drop_tokens: share of tokens dropped before the blocks; training gets faster by it.
+        token_mixup: alpha of the Beta distribution that cached tokens are mixed with; 0 is off.
     """
 
     shift_s: float = 0.0
@@ -88,6 +90,15 @@ class Augment:
     time_mask: int = 0
     freq_mask: int = 0
     drop_tokens: float = 0.0
+    token_mixup: float = 0.0
+
+    def waves(self, waves: Tensor, generator: torch.Generator, rate_hz: int) -> Tensor:
+        """Shift and gain (batch, samples)."""
+        if self.shift_s:
+            waves = augment.shift(waves, generator, max_seconds=self.shift_s, rate_hz=rate_hz)
+        if self.gain_db:
+            waves = augment.gain(waves, generator, low_db=-self.gain_db, high_db=self.gain_db)
+        return waves
 
 
 class Classifier:
@@ -106,6 +117,8 @@ class Classifier:
         augment: random changes in training.
         window_s: longest stretch of a clip trained on at once; None takes whole clips.
         store: pooled features instead of waveforms; only for an encoder that does not train.
+        tokens: cached lower tokens to train on; only for an encoder whose lower blocks do not train.
+        versions: how many versions of every clip `tokens` draws from.
         cache_bytes: memory for decoded waveforms.
     """
 
@@ -126,6 +139,8 @@ class Classifier:
         augment: Augment | None = None,
         window_s: float | None = None,
         store: FeatureStore | None = None,
+        tokens: TokenStore | None = None,
+        versions: int = 1,
         cache_bytes: int = 2 * 1024**3,
     ) -> None:
         if len(labels) < 2:
@@ -139,7 +154,7 @@ class Classifier:
         self.label_smoothing = label_smoothing
         self.augment = Augment() if augment is None else augment
         self.window_s = window_s
-        self.store = store
+        self.store, self.tokens, self.versions = store, tokens, versions
         self.head = Head(encoder.dim * len(self.layers), len(labels), norm=head_norm, dropout=dropout)
         self.best_by = "map_macro" if multi_label else "accuracy"
         self.unreadable: dict[str, str] = {}
@@ -163,6 +178,8 @@ class Classifier:
         if self.store is not None:
             kept, vectors = self._readable(clips, self.store.get(clips))
             return Batch(kept, features=torch.stack(vectors), targets=self._targets(kept))
+        if self.tokens is not None and generator is not None:
+            return self._from_tokens(clips, self.tokens, generator)
         chosen = clips if generator is None else [self._crop(c, generator) for c in clips]
         kept, waves = self._readable(chosen, load_waves(chosen, self.encoder.rate_hz, cache=self._cache))
         stacked, lengths = stack(waves)
@@ -182,6 +199,10 @@ class Classifier:
         """(batch, classes) from waveforms or cached features."""
         if batch.features is not None:
             return self.head(batch.features)  # type: ignore[no-any-return]
+        if batch.tokens is not None and self.tokens is not None and batch.grid is not None:
+            number = self.tokens.number
+            encoded = self.encoder.upper(batch.tokens, batch.grid, batch.mask, number=number, layers=self.layers)
+            return self.head(features.pool(encoded, self.layers, self.pooling))  # type: ignore[no-any-return]
         assert batch.waves is not None
         frames, lengths = self.encoder.listen(batch.waves, batch.lengths)
         generator = None if batch.seed is None else torch.Generator().manual_seed(batch.seed)
@@ -249,13 +270,27 @@ class Classifier:
         start = clip.start + room * float(torch.rand((), generator=generator))
         return replace(clip, start=start, end=start + self.window_s)
 
+    def _from_tokens(self, clips: Sequence[Clip], store: TokenStore, generator: torch.Generator) -> Batch:
+        """Cached tokens of a random version of every clip, mixed if asked."""
+        versions = torch.randint(self.versions, (len(clips),), generator=generator).tolist()
+        kept, rows = self._readable(clips, store.get(clips, versions))
+        longest = max(len(r) for r in rows)
+        mask = torch.stack([torch.arange(longest) < len(r) for r in rows])
+        tokens = torch.stack([F.pad(r, (0, 0, 0, longest - len(r))) for r in rows])
+        targets = self._targets(kept)
+        if self.augment.token_mixup and bool(mask.all()):
+            mixed, targets = augment.mixup(tokens.flatten(1), targets, generator, alpha=self.augment.token_mixup)
+            tokens = mixed.view_as(tokens)
+        grid: TokenGrid = self.encoder.stem.grid(longest, self.encoder.frontend.mels)  # type: ignore[operator]
+        if grid.freq > 1 and not mask.all():
+            raise UsageError("cached tokens of a patch backbone need clips of one length; set task.cache_versions=0")
+        return Batch(kept, tokens=tokens, mask=None if mask.all() else mask, grid=grid, targets=targets)
+
     def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
         waves, targets, rate = batch.waves, batch.targets, self.encoder.rate_hz
         assert waves is not None and targets is not None
-        if self.augment.shift_s and batch.lengths is None:
-            waves = augment.shift(waves, generator, max_seconds=self.augment.shift_s, rate_hz=rate)
-        if self.augment.gain_db:
-            waves = augment.gain(waves, generator, low_db=-self.augment.gain_db, high_db=self.augment.gain_db)
+        if batch.lengths is None:
+            waves = self.augment.waves(waves, generator, rate)
         if self.augment.mixup and batch.lengths is None:
             waves, targets = augment.mixup(waves, targets, generator, alpha=self.augment.mixup)
         seed = int(torch.randint(2**31, (), generator=generator))

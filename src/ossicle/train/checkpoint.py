@@ -32,5 +32,7 @@ def load(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"nothing to resume: {path} does not exist; train without --resume first") from None
     except Exception as err:
-        raise CheckpointError(f"cannot read {path}: {' '.join(str(err).split())}; train again without --resume") from err
+        raise CheckpointError(
+            f"cannot read {path}: {' '.join(str(err).split())}; train again without --resume"
+        ) from err
     return state

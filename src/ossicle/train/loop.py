@@ -141,7 +141,7 @@ class _Run:
 
     def end_epoch(self, val: Sequence[Clip], window_s: float | None, seconds: float) -> None:
         """Score, keep the best weights, write the line and the state."""
-        line = {
+        line: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "step": (self.epoch + 1) * self.per_epoch,
             "train_loss": round(self.loss_sum / self.per_epoch, 5),
@@ -149,9 +149,7 @@ class _Run:
             "seconds": round(seconds, 2),
         }
         if val:
-            _, scores = evaluate(
-                self.task, val, batch=self.settings.batch, precision=self.precision, window_s=window_s
-            )
+            _, scores = evaluate(self.task, val, batch=self.settings.batch, precision=self.precision, window_s=window_s)
             line |= {f"val_{k}": v for k, v in scores.items() if isinstance(v, int | float)}
         self.history.append(line)
         value = line.get(f"val_{self.task.best_by}")
@@ -255,5 +253,3 @@ def _stop_on_interrupt() -> Iterator[threading.Event]:
 def _progress(quiet: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, disable=quiet)
-
-
