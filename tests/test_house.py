@@ -20,7 +20,7 @@ LAYERS = [
     {"audio", "decoding", "frontends", "augment", "masking", "layers"},
     {"backbones"},
     {"adapters", "metrics", "data", "zoo"},
-    {"features", "plots"},
+    {"features", "plots", "card"},
     {"tasks"},
     {"train", "index"},
     {"config"},

@@ -14,6 +14,7 @@ import torch
 
 from ossicle import adapters, backbones, config, devices, plots, zoo
 from ossicle.adapters import store
+from ossicle.card import card
 from ossicle.config import Recipe
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
@@ -28,6 +29,7 @@ from ossicle.train.loop import METRICS, fit
 
 RECIPE = "recipe.toml"
 LABELS = "labels.json"
+CARD = "README.md"
 WAVE_CACHE = 2 * 1024**3
 QUERY = r"blocks\.\d+\.attn\.q_proj\.weight"
 
@@ -179,6 +181,8 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False, 
     manifest["scores"] = _final_scores(task, parts, recipe, out)
     manifest["epochs"] = len(history)
     store.save_manifest(out, manifest)
+    text = card(out.resolve().name, manifest, labels)
+    write_atomic(out / CARD, lambda part: part.write_text(text, encoding="utf-8"))
     plots.training_curve(out / METRICS, out / "curve.png")
     return manifest
 

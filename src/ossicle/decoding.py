@@ -9,9 +9,10 @@ import os
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ Samples = npt.NDArray[np.float32]
 # Bit rates of MPEG-1 and of MPEG-2 and 2.5 layer III frames, by their index (ISO 11172-3, 13818-3).
 MPEG1_KILOBITS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 MPEG2_KILOBITS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+# What libsndfile says of a damaged mp3, and what it means of a file that could be opened.
+REASONS = {
+    "File does not exist or is not a regular file (possibly a pipe?)": "no sound can be found in it",
+    "Unspecified internal error": "its frames cannot be decoded",
+}
 
 
 @dataclass(frozen=True)
@@ -94,24 +100,37 @@ def decode(path: Path, rate_hz: int, start: float, end: float | None) -> Decoded
 def _open(path: Path) -> Iterator[Any]:
     """A `soundfile.SoundFile`, or None if the file is for PyAV."""
     head, size = _head(path)
-    name = str(path) if os.name == "nt" else os.fsencode(path)
-    try:
-        recounted = _recounted_mp3(path, head)
-        file = soundfile.SoundFile(name if recounted is None else recounted)
-    except soundfile.LibsndfileError as error:
-        if error.code not in OTHER_KIND_CODES:
-            raise AudioError(f"{path}: damaged or cut off ({_line(error)}); copy or encode it again") from None
-        if _is_text(head):
-            raise AudioError(f"{path}: is text, not sound (it starts with {head[:20]!r}); give a sound file") from None
-        yield None
-        return
-    with file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(_sound_file(path, head))
+        except soundfile.LibsndfileError as error:
+            if error.code not in OTHER_KIND_CODES:
+                raise AudioError(f"{path}: damaged or cut off ({_line(error)}); copy or encode it again") from None
+            if _is_text(head):
+                raise AudioError(
+                    f"{path}: is text, not sound (it starts with {head[:20]!r}); give a sound file"
+                ) from None
+            yield None
+            return
         if file.frames > size * MAX_FRAMES_PER_BYTE:
             yield None
             return
         if file.frames == 0:
             raise AudioError(f"{path}: has a header but no samples; leave it out or record it again")
         _check_rate(path, file.samplerate)
+        yield file
+
+
+@contextmanager
+def _sound_file(path: Path, head: bytes) -> Iterator[Any]:
+    """libsndfile's view of a file, of an mp3 without its length with that put in front."""
+    state = path.stat()
+    front = _xing_of_mp3(path, head, state.st_size, state.st_mtime_ns)
+    if front is None:
+        with soundfile.SoundFile(str(path) if os.name == "nt" else os.fsencode(path)) as file:
+            yield file
+        return
+    with _Fronted(path, *front) as joined, soundfile.SoundFile(joined) as file:
         yield file
 
 
@@ -144,7 +163,8 @@ def _is_text(head: bytes) -> bool:
 def _line(error: Exception) -> str:
     """An error's own words on one line, without the path."""
     words = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-    return " ".join(words.split()).rstrip(".")
+    line = " ".join(words.split()).rstrip(".")
+    return REASONS.get(line, line)
 
 
 def _stretch(rate: int, rate_hz: int, start: float, end: float | None, margin_s: float) -> tuple[int, int | None]:
@@ -200,8 +220,15 @@ def _declared_frames(file: Any) -> int:
 
 
 def _readable_s(path: Path) -> float:
-    """Seconds before the decoder gives up."""
-    with soundfile.SoundFile(str(path)) as file:
+    """Seconds before the decoder gives up; looked for once, however many windows of the file fail."""
+    state = path.stat()
+    return _readable_before(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _readable_before(path: Path, size: int, mtime_ns: int) -> float:
+    """See `_readable_s`; size and time of change only tell versions of the file apart."""
+    with _sound_file(path, _head(path)[0]) as file:
         frames = 0
         try:
             while got := len(file.read(4096, dtype="float32", always_2d=True)):
@@ -211,8 +238,9 @@ def _readable_s(path: Path) -> float:
         return float(frames / file.samplerate)
 
 
-def _recounted_mp3(path: Path, head: bytes) -> io.BytesIO | None:
-    """An mp3 that does not say its length, with a header in front that does; None for any other file.
+@lru_cache(maxsize=256)
+def _xing_of_mp3(path: Path, head: bytes, size: int, mtime_ns: int) -> tuple[bytes, int] | None:
+    """For an mp3 that does not say its length, a header that does and where its frames begin; None for any other file.
 
     libsndfile guesses the length of such a file from its first frame's bit rate and stops there, so of a file with a
     variable bit rate it can lose most. Its frames are counted instead and the count is put in front as a Xing frame.
@@ -220,8 +248,8 @@ def _recounted_mp3(path: Path, head: bytes) -> io.BytesIO | None:
     if not (head.startswith(b"ID3") or (head[0] == 0xFF and len(head) > 3 and _mp3_frame(head, 0))):
         return None
     with open(path, "rb") as file:
-        if head.startswith(b"ID3"):
-            file.seek(10 + sum((byte & 0x7F) << 7 * (3 - k) for k, byte in enumerate(head[6:10])))
+        begin = 10 + sum((byte & 0x7F) << 7 * (3 - k) for k, byte in enumerate(head[6:10]))
+        begin = file.seek(begin if head.startswith(b"ID3") else 0)
         first = file.read(2048)
         frame = _mp3_frame(first, 0)
         if not frame or any(tag in first[:frame] for tag in (b"Xing", b"Info", b"VBRI")):
@@ -232,7 +260,48 @@ def _recounted_mp3(path: Path, head: bytes) -> io.BytesIO | None:
         step = _mp3_frame(data, at)
         count += step > 0
         at = at + step if step else data.find(b"\xff", at + 1)
-    return io.BytesIO(_xing_frame(data[:4], count) + data)
+    return _xing_frame(data[:4], count), begin
+
+
+class _Fronted(io.RawIOBase):
+    """A file from byte `begin` on with other bytes in front, read only where it is asked for.
+
+    Args:
+        path: the file.
+        front: the other bytes.
+        begin: what of the file comes after them.
+    """
+
+    def __init__(self, path: Path, front: bytes, begin: int) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115
+        self._front, self._shift = front, begin - len(front)
+        self._size = os.fstat(self._file.fileno()).st_size - self._shift
+        self._at = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a byte of the whole."""
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def tell(self) -> int:
+        """Where the next byte is read."""
+        return self._at
+
+    def readinto(self, into: Any) -> int:
+        """Fill what is wanted from the front, else from the file."""
+        view = memoryview(into).cast("B")
+        piece = self._front[self._at : self._at + len(view)]
+        if not piece:
+            self._file.seek(self._at + self._shift)
+            piece = self._file.read(len(view))
+        view[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+    def close(self) -> None:
+        """Close the file too."""
+        self._file.close()
+        super().close()
 
 
 def _mp3_frame(data: bytes, at: int) -> int:

@@ -1,5 +1,6 @@
 """Files that are either the old one or the new one, never half of one."""
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable
@@ -32,4 +33,5 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
             f"cannot write {path}: {reason}; {kept}; free some space or choose another folder"
         ) from err
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # such as where a parent is a file
+            part.unlink(missing_ok=True)

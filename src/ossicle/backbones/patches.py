@@ -199,8 +199,8 @@ def _square(cells: int) -> Pair:
 
 
 def _spectrogram_table(cells: int, patch: Pair, stride: Pair, mels: int = 128) -> tuple[Pair, Pair]:
-    """Table and stride of an AST or SSAST checkpoint over 128 mel bands."""
-    for step in (stride, (10, 10), patch):
+    """Table and stride of an AST or SSAST checkpoint over 128 mel bands; frame patches do not overlap."""
+    for step in (patch,) if patch[0] == mels else (stride, (10, 10), patch):
         rows = (mels - patch[0]) // step[0] + 1
         if cells % rows == 0:
             return (rows, cells // rows), step

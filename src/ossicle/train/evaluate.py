@@ -60,7 +60,8 @@ def _one_by_one(
 ) -> dict[int, Prediction]:
     """A batch that failed as a whole, clip by clip, so that one bad clip costs only itself."""
     if len(chunk) == 1:
-        return {first: replace(_error(task, chunk[0]), error=str(err))}
+        row = _error(task, chunk[0])
+        return {first: row if isinstance(err, DataError) else replace(row, error=str(err))}
     return {
         first + i: predict_rows(task, [clip], batch=1, precision=precision)[0] for i, clip in enumerate(chunk)
     }  # fmt: skip
