@@ -24,6 +24,7 @@ from ossicle.features import FeatureStore, TokenStore
 from ossicle.files import write_atomic
 from ossicle.metrics import classify as metrics
 from ossicle.tasks.classify import Classifier, Standardize
+from ossicle.train.checkpoint import LAST
 from ossicle.train.evaluate import evaluate
 from ossicle.train.loop import METRICS, fit
 
@@ -81,13 +82,14 @@ def split(clips: Sequence[Clip], data: config.Data, seed: int) -> Split:
     return Split(list(train), list(val), list(test))
 
 
-def labels_of(parts: Split) -> list[str]:
-    """The classes of the training clips, sorted.
+def labels_of(parts: Split, *, multi_label: bool = False) -> list[str]:
+    """The classes of the training clips, sorted; with `multi_label` a clip may have any number of them.
 
     Raises:
         DataError: if the training clips cannot be learnt from, or other clips have a class they lack.
     """
-    faults = check_labels([*parts.train, *parts.val])
+    clips = [*parts.train, *parts.val]
+    faults = check_labels([replace(c, labels=(n,)) for c in clips for n in c.labels] if multi_label else clips)
     if faults:
         raise DataError("; ".join(faults))
     labels = sorted({label for clip in parts.train for label in clip.labels})
@@ -166,20 +168,21 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False, 
     devices.prepare()
     _check_out(out, resume)
     parts = split(dataset.clips, recipe.data, recipe.train.seed)
-    labels = labels_of(parts)
+    labels = labels_of(parts, multi_label=recipe.task.multi_label)
+    go_on = resume and _begun(out, labels)
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": dataset.name})})
     task = classifier(recipe, labels, _class_weights(recipe, parts.train, labels))
     manifest = _manifest(recipe, task, parts)
-    out.mkdir(parents=True, exist_ok=True)
     _save_texts(out, recipe, labels, manifest)
-    if not resume:
+    if not go_on:
         start_head(task, parts.train, recipe, out)
     history = fit(
         task, parts.train, parts.val, recipe.train, out,
-        window_s=recipe.task.window_s, resume=resume, quiet=quiet,
+        window_s=recipe.task.window_s, resume=go_on, quiet=quiet,
     )  # fmt: skip
     manifest["scores"] = _final_scores(task, parts, recipe, out)
     manifest["epochs"] = len(history)
+    manifest["data"]["unreadable"] = sorted({Path(path).name for path in task.unreadable})
     store.save_manifest(out, manifest)
     text = card(out.resolve().name, manifest, labels)
     write_atomic(out / CARD, lambda part: part.write_text(text, encoding="utf-8"))
@@ -197,7 +200,11 @@ def start_head(task: Classifier, clips: Sequence[Clip], recipe: Recipe, out: Pat
         return
     store = task.store or FeatureStore(frozen(recipe), task.layers, task.pooling)
     if isinstance(task.head.norm, Standardize):
-        task.head.norm.fit(torch.stack([v for v in store.get(clips) if isinstance(v, torch.Tensor)]))
+        found = store.get(clips)
+        vectors = [v for v in found if isinstance(v, torch.Tensor)]
+        if not vectors:
+            raise DataError(f"no training clip can be read; first: {found[0]}")
+        task.head.norm.fit(torch.stack(vectors))
     if not epochs:
         return
     probe = Classifier(
@@ -231,15 +238,18 @@ def load(where: str) -> Loaded:
     manifest = store.read_manifest(folder)
     try:
         recipe = config.read(folder / RECIPE)
-        labels = json.loads((folder / LABELS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
+        labels = [str(label) for label in json.loads((folder / LABELS).read_text(encoding="utf-8"))]
+        known = [float(spread) for spread in manifest["backbone"]["signature"]]
+        trained_on = str(manifest["backbone"]["digest"])
+    except (OSError, ValueError, KeyError, TypeError) as err:
         raise CheckpointError(f"{folder} is incomplete: {err}; train or fetch it again") from err
     tensors = store.read_weights(folder)
     task = classifier(recipe, labels, for_training=False)
-    if not np.allclose(manifest["backbone"]["signature"], signature(task.encoder), rtol=1e-3):
+    here = signature(task.encoder)
+    if len(known) != len(here) or not np.allclose(known, here, rtol=1e-3):
         raise AdapterError(
             f"{folder.name} was trained on other weights of {recipe.backbone.name} than those here "
-            f"(digest {manifest['backbone']['digest'][:12]}, here {task.encoder.digest[:12]}); "
+            f"(digest {trained_on[:12]}, here {task.encoder.digest[:12]}); "
             "give the ones it was trained on"
         )
     store.restore(task.parts(), tensors)
@@ -260,6 +270,25 @@ def _check_out(out: Path, resume: bool) -> None:
         raise UsageError(f"--out {out} is a file; give a folder")
     if not resume and (out / store.WEIGHTS).exists():
         raise UsageError(f"{out} already holds a trained adapter; give another --out, or --resume to go on")
+
+
+def _begun(out: Path, labels: list[str]) -> bool:
+    """Whether there is a state to go on from; a run that was stopped before its first one begins anew.
+
+    Raises:
+        CheckpointError: if no run was begun there.
+        UsageError: if it was begun with other classes.
+    """
+    begun = (out / LAST).is_file()
+    if not begun and ((out / store.WEIGHTS).exists() or not (out / RECIPE).is_file()):
+        raise CheckpointError(f"nothing to resume: {out / LAST} does not exist; train without --resume first")
+    try:
+        known = json.loads((out / LABELS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return begun
+    if known != labels:
+        raise UsageError(f"{out} was begun with other classes than the {len(labels)} here; give the data it began with")
+    return begun
 
 
 def _class_weights(recipe: Recipe, clips: Sequence[Clip], labels: Sequence[str]) -> torch.Tensor | None:

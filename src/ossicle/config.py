@@ -100,7 +100,10 @@ def read(path: Path | None, changes: Sequence[str] = (), tables: Mapping[str, An
         except ValueError as err:
             raise RecipeError(str(path), [f"not TOML: {err}"]) from err
     for name, table in (tables or {}).items():
-        raw[name] = {**raw.get(name, {}), **table}
+        given = raw.get(name, {})
+        if not isinstance(given, dict):
+            raise RecipeError(str(path), [f"{name}={given!r}: a table [{name}] is wanted"])
+        raw[name] = {**given, **table}
     for change in changes:
         _set(raw, change)
     return check(raw, str(path or "command line"))
@@ -131,6 +134,8 @@ def _set(raw: dict[str, Any], change: str) -> None:
     table = raw
     for part in parts[:-1]:
         table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"cannot set {key.strip()}: {part} is a value, not a table; write it like train.epochs=3")
     table[parts[-1]] = _value(text.strip())
 
 

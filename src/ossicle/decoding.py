@@ -3,7 +3,6 @@
 wav, flac, ogg, opus, mp3 and their kin are read by libsndfile; every other container by PyAV, which is optional.
 """
 
-import io
 import math
 import os
 import re
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -99,10 +98,10 @@ def decode(path: Path, rate_hz: int, start: float, end: float | None) -> Decoded
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
     """A `soundfile.SoundFile`, or None if the file is for PyAV."""
-    head, size = _head(path)
+    head, size, mtime_ns = _head(path)
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(_sound_file(path, head))
+            file = stack.enter_context(_sound_file(path, head, size, mtime_ns))
         except soundfile.LibsndfileError as error:
             if error.code not in OTHER_KIND_CODES:
                 raise AudioError(f"{path}: damaged or cut off ({_line(error)}); copy or encode it again") from None
@@ -122,33 +121,30 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def _sound_file(path: Path, head: bytes) -> Iterator[Any]:
-    """libsndfile's view of a file, of an mp3 without its length with that put in front."""
-    state = path.stat()
-    front = _xing_of_mp3(path, head, state.st_size, state.st_mtime_ns)
-    if front is None:
-        with soundfile.SoundFile(str(path) if os.name == "nt" else os.fsencode(path)) as file:
-            yield file
-        return
-    with _Fronted(path, *front) as joined, soundfile.SoundFile(joined) as file:
-        yield file
+def _sound_file(path: Path, head: bytes, size: int, mtime_ns: int) -> Iterator[Any]:
+    """What libsndfile makes of a file, of an mp3 without its length with that put in front."""
+    front = _xing_of_mp3(path, head, size, mtime_ns)
+    with ExitStack() as stack:
+        name = str(path) if os.name == "nt" else os.fsencode(path)
+        source = name if front is None else _Fronted(stack.enter_context(open(path, "rb")), size, *front)
+        yield stack.enter_context(soundfile.SoundFile(source))
 
 
-def _head(path: Path) -> tuple[bytes, int]:
-    """The first bytes of a file and its size."""
+def _head(path: Path) -> tuple[bytes, int, int]:
+    """The first bytes of a file, its size and when it was changed, in nanoseconds."""
     if path.exists() and not path.is_file():
         raise AudioError(f"{path}: is {'a folder' if path.is_dir() else 'no plain file'}; give one sound file")
     try:
         with open(path, "rb") as file:
             head = file.read(4096)
-            size = os.fstat(file.fileno()).st_size
+            state = os.fstat(file.fileno())
     except FileNotFoundError:
         raise AudioError(f"{path}: no such file; check the path") from None
     except (OSError, ValueError) as error:
         raise AudioError(f"{path}: cannot be read ({_line(error)}); check its permissions") from None
-    if size == 0:
+    if state.st_size == 0:
         raise AudioError(f"{path}: is empty (0 bytes); copy it again or leave it out")
-    return head, size
+    return head, state.st_size, state.st_mtime_ns
 
 
 def _check_rate(path: Path, rate: int) -> None:
@@ -189,7 +185,7 @@ def _decode_file(path: Path, file: Any, rate_hz: int, start: float, end: float |
         both = file.read(last - at, dtype="float32", always_2d=True)[first - at :]
     except soundfile.LibsndfileError as error:
         raise AudioError(
-            f"{path}: damaged or cut off ({_line(error)}): {_readable_s(path):.2f} s of "
+            f"{path}: damaged or cut off ({_line(error)}): {_readable_s(path, *_head(path)):.2f} s of "
             f"{file.frames / rate:.2f} s could be read; copy or encode it again"
         ) from None
     mono = both[:, 0] if both.shape[1] == 1 else both.mean(axis=1)
@@ -219,16 +215,10 @@ def _declared_frames(file: Any) -> int:
     return max(frames, frames * int(match[1]) // int(match[2]))
 
 
-def _readable_s(path: Path) -> float:
-    """Seconds before the decoder gives up; looked for once, however many windows of the file fail."""
-    state = path.stat()
-    return _readable_before(path, state.st_size, state.st_mtime_ns)
-
-
 @lru_cache(maxsize=256)
-def _readable_before(path: Path, size: int, mtime_ns: int) -> float:
-    """See `_readable_s`; size and time of change only tell versions of the file apart."""
-    with _sound_file(path, _head(path)[0]) as file:
+def _readable_s(path: Path, head: bytes, size: int, mtime_ns: int) -> float:
+    """Seconds before the decoder gives up; looked for once, however many windows of the file fail."""
+    with _sound_file(path, head, size, mtime_ns) as file:
         frames = 0
         try:
             while got := len(file.read(4096, dtype="float32", always_2d=True)):
@@ -263,20 +253,12 @@ def _xing_of_mp3(path: Path, head: bytes, size: int, mtime_ns: int) -> tuple[byt
     return _xing_frame(data[:4], count), begin
 
 
-class _Fronted(io.RawIOBase):
-    """A file from byte `begin` on with other bytes in front, read only where it is asked for.
+class _Fronted:
+    """Bytes in front of a file of `size` bytes from byte `begin` on, read only where it is asked for."""
 
-    Args:
-        path: the file.
-        front: the other bytes.
-        begin: what of the file comes after them.
-    """
-
-    def __init__(self, path: Path, front: bytes, begin: int) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115
-        self._front, self._shift = front, begin - len(front)
-        self._size = os.fstat(self._file.fileno()).st_size - self._shift
-        self._at = 0
+    def __init__(self, file: BinaryIO, size: int, front: bytes, begin: int) -> None:
+        self._file, self._front, self._shift = file, front, begin - len(front)
+        self._size, self._at = size - self._shift, 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a byte of the whole."""
@@ -297,11 +279,6 @@ class _Fronted(io.RawIOBase):
         view[: len(piece)] = piece
         self._at += len(piece)
         return len(piece)
-
-    def close(self) -> None:
-        """Close the file too."""
-        self._file.close()
-        super().close()
 
 
 def _mp3_frame(data: bytes, at: int) -> int:

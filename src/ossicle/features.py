@@ -76,7 +76,7 @@ class _Disk:
         file = self._file(clip, variant)
         try:
             return None if file is None else torch.from_numpy(np.load(file, allow_pickle=False))
-        except (OSError, ValueError, EOFError):
+        except Exception:  # whatever numpy makes of a damaged file, it is made anew
             return None
 
     def write(self, clip: Clip, value: Tensor, variant: int = 0) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import typer
 
@@ -27,6 +27,11 @@ VERBS: dict[str, Callable[..., Any] | typer.Typer] = {
 }
 
 
+# The base of what Typer says of a wrong command line; its module moved from one version to the next.
+WRONG_USE = cast(type[Exception], typer.BadParameter.__bases__[0])
+STOPPED = 130
+
+
 def app() -> typer.Typer:
     """The Typer application with every verb."""
     root = typer.Typer(
@@ -45,21 +50,46 @@ def app() -> typer.Typer:
 def main() -> None:
     """Run a verb. A user's mistake is one line on stderr and exit code 1 or 2, never a traceback."""
     try:
-        app()()
+        code = app()(prog_name="ossicle", standalone_mode=False)
     except OssicleError as err:
-        print(f"ossicle: {err}", file=sys.stderr)
-        sys.exit(err.exit_code)
-    except KeyboardInterrupt:
-        print("ossicle: stopped", file=sys.stderr)
-        sys.exit(1)
+        _leave(str(err), err.exit_code)
+    except WRONG_USE as err:
+        _leave(_usage(err), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _leave("stopped", 1)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except OSError as err:
+        _leave(f"{err}; check the path, its permissions and the free space", 1)
+    if code == STOPPED:  # Typer's word for Ctrl-C
+        _leave("stopped", 1)
+    sys.exit(code)
+
+
+def _leave(text: str, code: int) -> NoReturn:
+    """Say why on one line, and end."""
+    if text:
+        print(f"ossicle: {' '.join(text.splitlines())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _usage(err: Any) -> str:
+    """What is wrong with a command line and where to look; nothing where Typer has shown the help instead."""
+    text = str(err.format_message()).rstrip(".")
+    command = err.ctx.command_path if err.ctx is not None else "ossicle"
+    return f"{text}; see {command} --help" if text else ""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
 
 
 def _version(
-    version: bool = typer.Option(False, "--version", help="Print the version and stop.", is_eager=True),
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and stop.", is_eager=True, callback=_print_version
+    ),
 ) -> None:
-    if version:
-        print(__version__)
-        raise typer.Exit
+    pass

@@ -37,5 +37,6 @@ def predict(
         summary = prediction.predict_to_file(
             predictor, files, out, progress=lambda done: status.update(f"{done} of {len(files)} files")
         )
-    Console().print(f"{summary.rows} rows for {summary.files} files in {out}; {summary.failed} could not be read")
+    text = f"{summary.rows} rows for {summary.files} files in {out}; {summary.failed} could not be read"
+    Console().print(text, markup=False, soft_wrap=True)
     raise typer.Exit(1 if summary.failed else 0)

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ossicle import build, config
 from ossicle.data import Dataset, open_data
+from ossicle.data.manifest import shorten
 
 train = typer.Typer(help="Train an adapter.", no_args_is_help=True)
 
@@ -42,6 +43,15 @@ def classify(
         recipe = out / build.RECIPE
     chosen = config.read(recipe, change or [], tables)
     manifest = build.train(chosen, opened(data), out, resume=resume, quiet=as_json)
+    unreadable = manifest["data"]["unreadable"]
+    if unreadable:
+        _note(f"{len(unreadable)} file(s) could not be read and were left out: {shorten(unreadable)}")
+    _tell(manifest, out, as_json)
+    raise typer.Exit(1 if unreadable else 0)
+
+
+def _tell(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
+    """What was trained and how well it does."""
     if as_json:
         print(json.dumps(manifest))
         return
@@ -51,12 +61,16 @@ def classify(
     for name, scores in manifest["scores"].items():
         shown = ", ".join(f"{key} {value:.3f}" for key, value in scores.items() if key != "classes_absent")
         console.print(f"{name}: {shown}")
-    console.print(f"adapter in {out}")
+    console.print(f"adapter in {out}", markup=False, soft_wrap=True)
 
 
 def opened(data: str) -> Dataset:
     """The data set, its notices printed to stderr."""
     dataset = open_data(data)
     for notice in dataset.notices:
-        Console(stderr=True).print(f"note: {notice}", style="yellow", highlight=False)
+        _note(notice)
     return dataset
+
+
+def _note(text: str) -> None:
+    Console(stderr=True).print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from ossicle import augment, features
@@ -16,6 +17,9 @@ from ossicle.data.clips import WaveCache, load_waves, stack
 from ossicle.errors import AudioError, DataError, UnknownNameError, UsageError
 from ossicle.features import FeatureStore, TokenStore
 from ossicle.metrics import classify as metrics
+
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class Standardize(nn.Module):
@@ -36,7 +40,8 @@ class Standardize(nn.Module):
     def fit(self, vectors: Tensor) -> None:
         """Take mean and spread of (rows, width)."""
         self.mean.copy_(vectors.mean(dim=0))
-        self.std.copy_(vectors.std(dim=0).clamp(min=1e-5))
+        if len(vectors) > 1:
+            self.std.copy_(vectors.std(dim=0).clamp(min=1e-5))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width) to the same shape."""
@@ -84,13 +89,13 @@ class Augment:
         token_mixup: alpha of the Beta distribution that cached tokens are mixed with; 0 is off.
     """
 
-    shift_s: float = 0.0
-    gain_db: float = 0.0
-    mixup: float = 0.0
-    time_mask: int = 0
-    freq_mask: int = 0
-    drop_tokens: float = 0.0
-    token_mixup: float = 0.0
+    shift_s: Amount = 0.0
+    gain_db: Amount = 0.0
+    mixup: Amount = 0.0
+    time_mask: Count = 0
+    freq_mask: Count = 0
+    drop_tokens: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    token_mixup: Amount = 0.0
 
     def waves(self, waves: Tensor, generator: torch.Generator, rate_hz: int) -> Tensor:
         """Shift and gain (batch, samples)."""
@@ -149,6 +154,11 @@ class Classifier:
         self.labels = list(labels)
         self.multi_label = multi_label
         self.layers = tuple(layers) or (encoder.depth,)
+        wrong = [n for n in self.layers if not 0 <= n <= encoder.depth]
+        if wrong:
+            raise UsageError(f"{encoder.name} has layers 0 (stem) to {encoder.depth} but got {wrong[0]}")
+        if pooling not in features.POOLS:
+            raise UnknownNameError("pooling", pooling, features.POOLS)
         self.pooling = pooling
         self.class_weights = class_weights
         self.label_smoothing = label_smoothing
@@ -181,7 +191,8 @@ class Classifier:
         if self.tokens is not None and generator is not None:
             return self._from_tokens(clips, self.tokens, generator)
         chosen = clips if generator is None else [self._crop(c, generator) for c in clips]
-        kept, waves = self._readable(chosen, load_waves(chosen, self.encoder.rate_hz, cache=self._cache))
+        loaded = load_waves(chosen, self.encoder.rate_hz, cache=self._cache)
+        kept, waves = self._readable(chosen, [self._heard(c, w) for c, w in zip(chosen, loaded, strict=True)])
         stacked, lengths = stack(waves)
         batch = Batch(kept, waves=stacked, lengths=lengths, targets=self._targets(kept))
         return batch if generator is None else self._augmented(batch, generator)
@@ -262,6 +273,21 @@ class Classifier:
             raise DataError(f"no clip of this batch can be read; first: {loaded[0]}")
         return [c for c, _ in good], [v for _, v in good]
 
+    def _heard(self, clip: Clip, wave: Tensor | AudioError) -> Tensor | AudioError:
+        """The wave, or why the encoder cannot take it, so that one short clip does not cost its batch."""
+        if isinstance(wave, AudioError):
+            return wave
+        wanted = self.encoder.stem.__dict__.get("patch", (1, 1))[1]
+        try:
+            frames = self.encoder.frontend.frames(len(wave))  # type: ignore[operator]
+        except AudioError as err:
+            return AudioError(f"{clip.path}: {err}")
+        if frames < wanted:
+            return AudioError(
+                f"{clip.path}: has {frames} frames but a patch needs {wanted}; use longer clips or windows"
+            )
+        return wave
+
     def _crop(self, clip: Clip, generator: torch.Generator) -> Clip:
         """A random stretch of `window_s` of a clip that says where it ends."""
         if self.window_s is None or clip.end is None or clip.end - clip.start <= self.window_s:
@@ -276,9 +302,10 @@ class Classifier:
         kept, rows = self._readable(clips, store.get(clips, versions))
         longest = max(len(r) for r in rows)
         mask = torch.stack([torch.arange(longest) < len(r) for r in rows])
-        tokens = torch.stack([F.pad(r, (0, 0, 0, longest - len(r))) for r in rows])
+        tokens = torch.stack([torch.cat([r, r[-1:].expand(longest - len(r), -1)]) for r in rows])
         targets = self._targets(kept)
-        if self.augment.token_mixup and bool(mask.all()):
+        if self.augment.token_mixup:  # a shorter clip goes on with its last token
+            mask = torch.ones_like(mask)
             mixed, targets = augment.mixup(tokens.flatten(1), targets, generator, alpha=self.augment.token_mixup)
             tokens = mixed.view_as(tokens)
         grid: TokenGrid = self.encoder.stem.grid(longest, self.encoder.frontend.mels)  # type: ignore[operator]
@@ -289,9 +316,11 @@ class Classifier:
     def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
         waves, targets, rate = batch.waves, batch.targets, self.encoder.rate_hz
         assert waves is not None and targets is not None
-        if batch.lengths is None:
-            waves = self.augment.waves(waves, generator, rate)
-        if self.augment.mixup and batch.lengths is None:
+        lengths = batch.lengths
+        if self.augment.shift_s or self.augment.mixup:  # a shorter clip goes on in silence, as it does in a longer file
+            lengths = None
+        waves = self.augment.waves(waves, generator, rate)
+        if self.augment.mixup:
             waves, targets = augment.mixup(waves, targets, generator, alpha=self.augment.mixup)
         seed = int(torch.randint(2**31, (), generator=generator))
-        return replace(batch, waves=waves, targets=targets, seed=seed)
+        return replace(batch, waves=waves, lengths=lengths, targets=targets, seed=seed)

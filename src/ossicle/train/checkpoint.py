@@ -9,6 +9,7 @@ from ossicle.errors import CheckpointError
 from ossicle.files import write_atomic
 
 LAST = "last.ckpt"
+KEYS = {"tensors", "optimizer", "schedule", "grads", "epoch", "step", "unread", "loss_sum", "best", "history"}
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
@@ -35,4 +36,6 @@ def load(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"cannot read {path}: {' '.join(str(err).split())}; train again without --resume"
         ) from err
+    if not isinstance(state, dict) or not state.keys() >= KEYS:
+        raise CheckpointError(f"{path} is not the state of a training run; train again without --resume")
     return state

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ossicle.adapters import store
 from ossicle.contracts import Batch, Clip, Task
 from ossicle.devices import resolve
-from ossicle.errors import Interrupted, UsageError
+from ossicle.errors import CheckpointError, DataError, Interrupted, UsageError
 from ossicle.files import write_atomic
 from ossicle.train import checkpoint
 from ossicle.train.evaluate import bound, evaluate
@@ -73,7 +73,7 @@ def fit(
 
     Raises:
         UsageError: if nothing is trainable or there is no training clip.
-        DataError: if a whole batch cannot be read.
+        DataError: if no training clip can be read.
         CheckpointError: if weights cannot be written; what was saved before stays.
         Interrupted: on Ctrl-C, after saving.
     """
@@ -91,8 +91,7 @@ def fit(
                 run.advance(batch)
                 bar.update(job, advance=1)
                 if stop.is_set():
-                    run.save()
-                    raise Interrupted(f"stopped in epoch {epoch + 1} after step {run.step}; go on with --resume")
+                    run.stop()
             run.end_epoch(val, window_s, time.perf_counter() - began)
             bar.update(job, description=f"epoch {epoch + 1}/{settings.epochs} {run.summary()}")
     run.finish()
@@ -117,19 +116,20 @@ class _Run:
         self.model, self.optimizer = self.accelerator.prepare(model, optim)
         updates = -(-self.per_epoch // settings.accumulate) * settings.epochs
         self.schedule = schedule(self.optimizer, settings, updates)
-        self.epoch = self.step = 0
+        self.epoch = self.step = self.unread = 0
         self.loss_sum = 0.0
         self.history: list[dict[str, Any]] = []
         self.best: float | None = None
         out.mkdir(parents=True, exist_ok=True)
 
-    def advance(self, batch: Batch) -> None:
-        """One step: forward, backward, and every `accumulate` steps an update."""
-        torch.manual_seed(_seed(self.settings.seed, self.epoch, self.step))  # dropout, so that a resumed run is exact
-        self.model.train()
-        loss = self.model(batch.to(self.accelerator.device))
-        self.accelerator.backward(loss / self.settings.accumulate)
-        self.loss_sum += loss.item()
+    def advance(self, batch: Batch | DataError) -> None:
+        """One step: forward, backward, and every `accumulate` steps an update; an unreadable batch is passed over."""
+        if isinstance(batch, Batch):
+            self._learn(batch)
+        else:
+            self.unread += 1
+            if self.unread == self.per_epoch:
+                raise DataError(f"no training clip can be read: {batch}") from batch
         self.step += 1
         if self.step % self.settings.accumulate and self.step < self.per_epoch:
             return
@@ -139,12 +139,19 @@ class _Run:
         self.schedule.step()
         self.optimizer.zero_grad()
 
+    def _learn(self, batch: Batch) -> None:
+        torch.manual_seed(_seed(self.settings.seed, self.epoch, self.step))  # dropout, so that a resumed run is exact
+        self.model.train()
+        loss = self.model(batch.to(self.accelerator.device))
+        self.accelerator.backward(loss / self.settings.accumulate)
+        self.loss_sum += loss.item()
+
     def end_epoch(self, val: Sequence[Clip], window_s: float | None, seconds: float) -> None:
         """Score, keep the best weights, write the line and the state."""
         line: dict[str, Any] = {
             "epoch": self.epoch + 1,
             "step": (self.epoch + 1) * self.per_epoch,
-            "train_loss": round(self.loss_sum / self.per_epoch, 5),
+            "train_loss": round(self.loss_sum / (self.per_epoch - self.unread), 5),
             "lr": self.schedule.get_last_lr()[0],
             "seconds": round(seconds, 2),
         }
@@ -157,7 +164,7 @@ class _Run:
             self.best = value
             if self.settings.keep == "best":
                 store.save_weights(self.out, self.task.parts())
-        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
+        self.epoch, self.step, self.unread, self.loss_sum = self.epoch + 1, 0, 0, 0.0
         if self.settings.keep != "best" or not val:
             store.save_weights(self.out, self.task.parts())
         self.save()
@@ -171,22 +178,33 @@ class _Run:
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "grads": {k: p.grad for k, p in self._parameters().items() if p.grad is not None},
-                "epoch": self.epoch, "step": self.step, "loss_sum": self.loss_sum,
+                "epoch": self.epoch, "step": self.step, "unread": self.unread, "loss_sum": self.loss_sum,
                 "best": self.best, "history": self.history,
             },
         )  # fmt: skip
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         write_atomic(self.out / METRICS, lambda part: part.write_text(lines, encoding="utf-8"))
 
+    def stop(self) -> NoReturn:
+        """Save and end the run in the middle of an epoch."""
+        self.save()
+        raise Interrupted(f"stopped in epoch {self.epoch + 1} after step {self.step}; go on with --resume")
+
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a saved state."""
         store.restore(self.task.parts(), state["tensors"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except ValueError as err:
+            raise CheckpointError(
+                f"{self.out} was begun with other [train] settings ({err}); resume with those"
+            ) from err
         self.schedule.load_state_dict(state["schedule"])
         for key, parameter in self._parameters().items():
             grad = state["grads"].get(key)
             parameter.grad = None if grad is None else grad.to(parameter.device)
         self.epoch, self.step, self.loss_sum = state["epoch"], state["step"], state["loss_sum"]
+        self.unread = state["unread"]
         self.best, self.history = state["best"], state["history"]
 
     def finish(self) -> None:
@@ -206,15 +224,20 @@ class _Run:
         return {f"{n}/{k}": p for n, m in parts.items() for k, p in m.named_parameters() if p.requires_grad}
 
 
-def _batches(task: Task, clips: Sequence[Clip], settings: Settings, epoch: int, *, first: int) -> Iterator[Batch]:
-    """The batches of one epoch from step `first`, the next one loading while one is trained on."""
+def _batches(
+    task: Task, clips: Sequence[Clip], settings: Settings, epoch: int, *, first: int
+) -> Iterator[Batch | DataError]:
+    """The batches of one epoch from step `first`, or why one cannot be read; the next loads while one is trained on."""
     generator = torch.Generator().manual_seed(_seed(settings.seed, epoch, -1))
     order = torch.randperm(len(clips), generator=generator).tolist()
     groups = [order[i : i + settings.batch] for i in range(0, len(order), settings.batch)]
 
-    def load(step: int) -> Batch:
+    def load(step: int) -> Batch | DataError:
         draw = torch.Generator().manual_seed(_seed(settings.seed, epoch, step))
-        return task.collate([clips[i] for i in groups[step]], draw)
+        try:
+            return task.collate([clips[i] for i in groups[step]], draw)
+        except DataError as err:
+            return err
 
     with ThreadPoolExecutor(max_workers=1) as loader:
         ahead = loader.submit(load, first) if first < len(groups) else None

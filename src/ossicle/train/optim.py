@@ -2,11 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from ossicle.devices import Precision
+
+Whole = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -31,21 +37,21 @@ class Settings:
         keep: best (by validation) or last epoch's weights.
     """
 
-    epochs: int = 20
-    batch: int = 32
-    lr: float = 1e-3
-    head_lr: float = 0.0
-    weight_decay: float = 0.01
+    epochs: Whole = 20
+    batch: Whole = 32
+    lr: Amount = 1e-3
+    head_lr: Amount = 0.0
+    weight_decay: Amount = 0.01
     decay_all: bool = False
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    warmup: float = 0.1
-    clip: float = 1.0
-    accumulate: int = 1
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    eps: Amount = 1e-8
+    warmup: Share = 0.1
+    clip: Amount = 1.0
+    accumulate: Whole = 1
     precision: Precision = "auto"
-    seed: int = 0
-    keep: str = "best"
+    seed: Annotated[int, Field(ge=0, lt=2**20)] = 0
+    keep: Literal["best", "last"] = "best"
 
 
 def optimizer(parts: dict[str, nn.Module], settings: Settings) -> torch.optim.AdamW:

