@@ -68,7 +68,8 @@ class Encoder(nn.Module):
         Args:
             waves: (batch, samples) float32 in [-1, 1] at `rate_hz`.
             lengths: (batch,) real samples of each row, None if all are; neighbours never change a row.
-            layers: block outputs to keep, 0 (stem) to depth (after the final norm).
+            layers: block outputs to keep, 0 (stem) to depth (after the final norm); blocks above the highest are not
+                run and `tokens` is its output.
             adapter: one name for all rows, one name or None per row; None means the active one.
 
         Returns:
@@ -128,7 +129,7 @@ class Encoder(nn.Module):
         layers: Sequence[int] = (),
         adapter: str | tuple[str | None, ...] | None = None,
     ) -> Encoded:
-        """The blocks after the first `number`, and the norm.
+        """The blocks after the first `number`, and the norm; blocks above the highest of `layers` are not run.
 
         Args:
             x: (batch, tokens, dim), output of block `number`.
@@ -142,14 +143,15 @@ class Encoder(nn.Module):
         self._check(layers, adapter)
         mask = None if valid is None else valid[:, None, None, :]
         context = Context(grid=grid, adapter=self.active if adapter is None else adapter, kept=kept, mask=mask)
+        last = max(layers) if layers else self.depth
         hidden = {number: x} if number in layers else {}
-        for done, block in enumerate(self.blocks[number:], start=number + 1):
+        for done, block in enumerate(self.blocks[number:last], start=number + 1):
             x = block(x, context)
             if done in layers and done < self.depth:
                 hidden[done] = x
-        x = self.norm(x, context)
-        if self.depth in layers:
-            hidden[self.depth] = x
+        if last == self.depth:
+            x = self.norm(x, context)
+            hidden |= {self.depth: x} if layers else {}
         return Encoded(tokens=x, grid=grid, mask=valid, hidden=hidden)
 
     def _check(self, layers: Sequence[int], adapter: str | tuple[str | None, ...] | None) -> None:
