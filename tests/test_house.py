@@ -24,7 +24,7 @@ LAYERS = [
     {"tasks"},
     {"train", "index"},
     {"config"},
-    {"build"},
+    {"partition", "build"},
     {"predict", "results", "report"},
     {"serve"},
     {"cli"},

@@ -24,7 +24,10 @@ NAME = "esc50-whisper-tiny"
 RECIPE = ROOT / "recipes" / "classify" / "esc50_whisper-tiny.en_zoo.toml"
 SCORES = ROOT / "benchmarks" / "results" / "quality_esc50_zoo.json"
 KEPT = ("ossicle.json", "ossicle.safetensors", "recipe.toml", "labels.json")
-CREDIT = re.compile(r"- \[(?P<clip>[\w-]+)\.\w+\]: clip derived from (?P<title>.*) \((?P<url>\S+)\) by (?P<author>.*) \[(?P<licence>.*)\]")
+CREDIT = re.compile(
+    r"- \[(?P<clip>[\w-]+)\.\w+\]: clip derived from (?P<title>.*) \((?P<url>\S+)\) "
+    r"by (?P<author>.*) \[(?P<licence>.*)\]"
+)
 
 
 def cross_validated() -> list[str]:
@@ -33,14 +36,14 @@ def cross_validated() -> list[str]:
     rows = result["rows"]
     table = ["| test fold | trained on | accuracy | macro mAP | macro F1 |", "|---|---|---|---|---|"]
     for r in rows:
-        folds = ", ".join(r["train_folds"])
-        table.append(f"| {r['test_fold']} | {folds} | {r['accuracy']:.3f} | {r['map_macro']:.3f} | {r['f1_macro']:.3f} |")
+        scores = " | ".join(f"{r[key]:.3f}" for key in ("accuracy", "map_macro", "f1_macro"))
+        table.append(f"| {r['test_fold']} | {', '.join(r['train_folds'])} | {scores} |")
     return [
-        f"The same recipe, trained on the CC0 and CC-BY clips of three folds and tested on those of the fourth, reaches "
-        f"{result['mean_accuracy']:.1%} accuracy on average (seed {rows[0]['seed']}). The weights in this folder learnt "
-        "from all four folds, so they have no fold left to be scored on.",
+        "The same recipe, trained on the CC0 and CC-BY clips of three folds and tested on those of the fourth, reaches "
+        f"{result['mean_accuracy']:.1%} accuracy on average (seed {rows[0]['seed']}). The weights in this folder "
+        "learnt from all four folds, so they have no fold left to be scored on.",
         "\n".join(table),
-        "ESC-50 clips are short and clean; on long field recordings expect less, and look at the scores of every window.",
+        "ESC-50 clips are short and clean; on long field recordings expect less, and look at every window's scores.",
     ]
 
 
@@ -48,7 +51,10 @@ def credits(data: Path, used: set[str]) -> str:
     """One line for every clip learnt from, from the data set's own licence file."""
     text = next(iter(sorted(data.glob("LICENSE*")))).read_text(encoding="utf-8")
     found = {m["clip"]: m for m in CREDIT.finditer(text)}
-    lines = ["The clips this adapter learnt from (ESC-50, K. J. Piczak 2015), each under the licence its author chose:", ""]
+    lines = [
+        "The clips this adapter learnt from (ESC-50, K. J. Piczak 2015), each under the licence its author chose:",
+        "",
+    ]
     for stem in sorted(used):
         m = found[stem.rsplit("-", 1)[0]]
         lines.append(f"{stem}: {m['title']} by {m['author']}, {m['url']} [{m['licence']}]")

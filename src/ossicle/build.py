@@ -18,14 +18,14 @@ from ossicle.card import card
 from ossicle.config import Recipe
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
-from ossicle.data.splits import check_labels, hold_out, per_class, select
 from ossicle.errors import AdapterError, CheckpointError, DataError, UsageError
 from ossicle.features import FeatureStore, TokenStore
 from ossicle.files import write_atomic
 from ossicle.metrics import classify as metrics
-from ossicle.tasks.classify import Classifier, Standardize
+from ossicle.partition import Split, class_weights, labels_of, split
+from ossicle.tasks.classify import Augment, Classifier, Standardize
 from ossicle.train.checkpoint import LAST
-from ossicle.train.evaluate import evaluate
+from ossicle.train.evaluate import bound, cut, evaluate
 from ossicle.train.loop import METRICS, fit
 
 RECIPE = "recipe.toml"
@@ -33,15 +33,6 @@ LABELS = "labels.json"
 CARD = "README.md"
 WAVE_CACHE = 2 * 1024**3
 QUERY = r"blocks\.\d+\.attn\.q_proj\.weight"
-
-
-@dataclass(frozen=True)
-class Split:
-    """Clips by what they are for."""
-
-    train: list[Clip]
-    val: list[Clip]
-    test: list[Clip]
 
 
 @dataclass
@@ -59,44 +50,6 @@ class Loaded:
     recipe: Recipe
     manifest: dict[str, Any]
     name: str
-
-
-def split(clips: Sequence[Clip], data: config.Data, seed: int) -> Split:
-    """Training, validation and test clips as a recipe asks.
-
-    Raises:
-        UnknownNameError: for a split the data does not have.
-        DataError: if nothing is left to train on.
-    """
-    usable = select(clips, None, data.licences or None)
-    test = select(clips, data.test, None) if data.test else []
-    val = select(usable, data.val, None) if data.val else []
-    kept_out = {*data.test, *data.val}
-    train = select(usable, data.train, None) if data.train else [c for c in usable if c.split not in kept_out]
-    if data.per_class:
-        train = per_class(train, data.per_class, seed)
-    if not data.val and data.hold_out:
-        train, val = hold_out(train, data.hold_out, seed)
-    if not train:
-        raise DataError(f"no clip of {len(clips)} is left to train on; check data.train, data.licences and data.test")
-    return Split(list(train), list(val), list(test))
-
-
-def labels_of(parts: Split, *, multi_label: bool = False) -> list[str]:
-    """The classes of the training clips, sorted; with `multi_label` a clip may have any number of them.
-
-    Raises:
-        DataError: if the training clips cannot be learnt from, or other clips have a class they lack.
-    """
-    clips = [*parts.train, *parts.val]
-    faults = check_labels([replace(c, labels=(n,)) for c in clips for n in c.labels] if multi_label else clips)
-    if faults:
-        raise DataError("; ".join(faults))
-    labels = sorted({label for clip in parts.train for label in clip.labels})
-    strange = sorted({label for clip in [*parts.val, *parts.test] for label in clip.labels} - set(labels))
-    if strange:
-        raise DataError(f"validation or test clips have classes that no training clip has: {', '.join(strange[:5])}")
-    return labels
 
 
 def classifier(
@@ -126,7 +79,7 @@ def classifier(
         dropout=task.dropout, class_weights=class_weights, label_smoothing=task.label_smoothing,
         augment=task.augment, window_s=task.window_s, cache_bytes=WAVE_CACHE if for_training else 0,
     )  # fmt: skip
-    if for_training and not adapters.trainable(encoder, "default"):
+    if for_training and not adapters.trainable(encoder, "default") and task.augment == Augment():
         made.store = FeatureStore(encoder, made.layers, made.pooling)
     elif for_training and task.cache_versions:
         made.tokens, made.versions = _token_store(made), task.cache_versions
@@ -168,11 +121,13 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False, 
     devices.prepare()
     _check_out(out, resume)
     parts = split(dataset.clips, recipe.data, recipe.train.seed)
-    labels = labels_of(parts, multi_label=recipe.task.multi_label)
+    labels = labels_of(parts, recipe)
     go_on = resume and _begun(out, labels)
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": dataset.name})})
-    task = classifier(recipe, labels, _class_weights(recipe, parts.train, labels))
+    task = classifier(recipe, labels, class_weights(recipe.task, parts.train, labels))
     manifest = _manifest(recipe, task, parts)
+    if task.store is not None or task.tokens is not None:  # what is cached is whole windows, not random crops
+        parts = replace(parts, train=[w for c in bound(parts.train, task.window_s) for w in cut(c, task.window_s)])
     _save_texts(out, recipe, labels, manifest)
     if not go_on:
         start_head(task, parts.train, recipe, out)
@@ -198,6 +153,7 @@ def start_head(task: Classifier, clips: Sequence[Clip], recipe: Recipe, out: Pat
     epochs = 0 if task.store is not None else recipe.task.head_first
     if not epochs and not isinstance(task.head.norm, Standardize):
         return
+    clips = [w for c in bound(clips, task.window_s) for w in cut(c, task.window_s)]
     store = task.store or FeatureStore(frozen(recipe), task.layers, task.pooling)
     if isinstance(task.head.norm, Standardize):
         found = store.get(clips)
@@ -227,7 +183,7 @@ def frozen(recipe: Recipe) -> backbones.Encoder:
 
 
 def load(where: str) -> Loaded:
-    """An adapter folder, zoo name or hub id as a task that predicts.
+    """An adapter folder, or the name of one that ships, as a task that predicts.
 
     Raises:
         CheckpointError: if it is not an adapter folder or is broken.
@@ -289,15 +245,6 @@ def _begun(out: Path, labels: list[str]) -> bool:
     if known != labels:
         raise UsageError(f"{out} was begun with other classes than the {len(labels)} here; give the data it began with")
     return begun
-
-
-def _class_weights(recipe: Recipe, clips: Sequence[Clip], labels: Sequence[str]) -> torch.Tensor | None:
-    """Weights inverse to how often a class occurs, 1 on average."""
-    if recipe.task.class_weights == "none":
-        return None
-    counts = Counter(label for clip in clips for label in clip.labels)
-    weights = torch.tensor([1 / counts[label] for label in labels])
-    return weights / weights.mean()
 
 
 def _manifest(recipe: Recipe, task: Classifier, parts: Split) -> dict[str, Any]:

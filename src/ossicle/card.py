@@ -15,22 +15,13 @@ def card(name: str, manifest: dict[str, Any], labels: Sequence[str], *, notes: S
         labels: its classes.
         notes: paragraphs put under the scores, such as how they were cross-validated.
     """
-    sizes, data, backbone = manifest["parameters"], manifest["data"], manifest["backbone"]
-    share = sizes["adapter"] / sizes["backbone"]
+    kind = f"An Ossicle adapter that classifies sound into {len(labels)} classes"
     lines = [
         f"# {name}",
         "",
-        f"An Ossicle adapter that classifies sound into {len(labels)} classes on a frozen {backbone['name']} encoder.",
+        f"{kind} on a frozen {manifest['backbone']['name']} encoder.",
         "",
-        "| | |",
-        "|---|---|",
-        f"| backbone | {backbone['name']} ({sizes['backbone']:,} parameters, frozen; weights {backbone['digest'][:16]}) |",
-        f"| adapter | `{manifest['adapter']}`: {sizes['adapter']:,} parameters ({share:.2%} of the backbone) |",
-        f"| head | {sizes['head']:,} parameters |",
-        f"| data | {data['name']}: {data['train']} clips trained on, {data['val']} for validation, {data['test']} for test |",
-        f"| licences of the training clips | {_counts(data['licences'])} |",
-        f"| made with | ossicle {__version__} |",
-        "",
+        *_facts(manifest),
         "## Scores",
         "",
         *_scores(manifest.get("scores", {})),
@@ -50,6 +41,20 @@ def card(name: str, manifest: dict[str, Any], labels: Sequence[str], *, notes: S
         "",
     ]
     return "\n".join(lines)
+
+
+def _facts(manifest: dict[str, Any]) -> list[str]:
+    sizes, data, backbone = manifest["parameters"], manifest["data"], manifest["backbone"]
+    trained = f"`{manifest['adapter']}`: {sizes['adapter']:,} parameters"
+    facts = {
+        "backbone": f"{backbone['name']}, {sizes['backbone']:,} parameters, weights {backbone['digest'][:16]}",
+        "adapter": f"{trained} ({sizes['adapter'] / sizes['backbone']:.2%} of the backbone)",
+        "head": f"{sizes['head']:,} parameters",
+        "data": f"{data['name']}: {data['train']} clips to train, {data['val']} to validate, {data['test']} to test",
+        "licences of the training clips": _counts(data["licences"]),
+        "made with": f"ossicle {__version__}",
+    }
+    return ["| | |", "|---|---|", *[f"| {key} | {value} |" for key, value in facts.items()], ""]
 
 
 def _counts(licences: dict[str, int]) -> str:

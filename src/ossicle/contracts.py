@@ -199,6 +199,10 @@ class Task(Protocol):
         """One row per clip."""
         ...
 
+    def average(self, rows: Sequence[Prediction]) -> Prediction:
+        """One row for the windows of one clip."""
+        ...
+
     def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
         """Metrics by name; `best_by` names the one that chooses the best checkpoint (higher is better)."""
         ...

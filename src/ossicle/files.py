@@ -25,6 +25,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         write(part)
         with part.open("rb") as file:
             os.fsync(file.fileno())
+        part.chmod(0o644)
         os.replace(part, path)
     except Exception as err:  # writers of other libraries raise their own kinds on a full disk
         kept = "the earlier file is intact" if path.exists() else "nothing was written"

@@ -74,7 +74,7 @@ class _Loaded:
 
     def __init__(self, task: Task, lock: threading.Lock, clips: Sequence[Clip]) -> None:
         self.kind, self.best_by, self.loss = task.kind, task.best_by, task.loss
-        self.predict, self.score, self.parts = task.predict, task.score, task.parts
+        self.predict, self.average, self.score, self.parts = task.predict, task.average, task.score, task.parts
         self.unreadable: dict[str, str] = {}
         self.clips = clips
         self._task, self._lock = task, lock

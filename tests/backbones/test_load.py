@@ -1,4 +1,4 @@
-"""Every checkpoint format users have loads to the same encoder; a wrong one is refused by name; any clip length works."""
+"""Every checkpoint format users have loads to the same encoder; a wrong one is refused; any clip length works."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -10,6 +10,7 @@ from ossicle.backbones.encoder import Encoder
 from ossicle.contracts import Context
 from ossicle.errors import AdapterError
 
+USUAL_RANK = 8
 TARGETS = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj", "o": "attn.out_proj"}
 
 
@@ -47,7 +48,7 @@ class Lora:
     """Spec of LoRA on an encoder.
 
     Args:
-        rank: width between; 0 takes round(dim / reduction).
+        rank: width between; 0 takes round(dim / reduction), or 8 where no reduction is given.
         reduction: dim / rank, as PETL of AST states it; 0 uses rank.
         alpha: the correction is scaled by alpha / rank, or alpha / reduction where reduction is given.
         targets: any of q, k, v, o.
@@ -66,19 +67,18 @@ class Lora:
 
     def plan(self, encoder: Encoder, generator: torch.Generator) -> list[Site]:
         """One delta per target and block."""
-        if bool(self.rank) == bool(self.reduction):
-            raise AdapterError(
-                f"lora needs rank or reduction, one of them; got rank={self.rank}, reduction={self.reduction}"
-            )
-        positive(rank=self.rank or self.reduction, alpha=self.alpha)
+        if self.rank and self.reduction:
+            both = f"rank={self.rank}, reduction={self.reduction}"
+            raise AdapterError(f"lora takes rank or reduction, not both; got {both}")
+        positive(rank=self.rank or self.reduction or USUAL_RANK, alpha=self.alpha)
         if not 0 <= self.dropout < 1:
             raise AdapterError(f"dropout={self.dropout} must be at least 0 and below 1")
         pick("init", self.init, INITS)
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise AdapterError(f"targets={self.targets} must be some of q, k, v, o, each once")
         parts = [TARGETS[pick("targets", t, tuple(TARGETS))] for t in self.targets]
-        rank = self.rank or max(1, round(encoder.dim / self.reduction))
-        scale = self.alpha / (self.reduction or self.rank)
+        rank = max(1, round(encoder.dim / self.reduction)) if self.reduction else self.rank or USUAL_RANK
+        scale = self.alpha / (self.reduction or rank)
         return [
             Site(f"blocks.{n}.{part}", "parallel", self._delta(encoder.dim, rank, scale, generator))
             for n in pick_blocks(self.blocks, encoder.depth)

@@ -35,8 +35,10 @@ def predict(
     )  # fmt: skip
     with Console(stderr=True).status(f"0 of {len(files)} files") as status:
         summary = prediction.predict_to_file(
-            predictor, files, out, progress=lambda done: status.update(f"{done} of {len(files)} files")
-        )
+            predictor, files, out,
+            extras={"backbone": loaded.task.encoder.digest, "labels": loaded.task.labels},
+            progress=lambda done: status.update(f"{done} of {len(files)} files"),
+        )  # fmt: skip
     text = f"{summary.rows} rows for {summary.files} files in {out}; {summary.failed} could not be read"
     Console().print(text, markup=False, soft_wrap=True)
     raise typer.Exit(1 if summary.failed else 0)

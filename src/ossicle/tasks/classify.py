@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -242,6 +243,12 @@ class Classifier:
             label=";".join(chosen), score=round(float(probabilities[best]), 6),
             scores={label: round(float(p), 6) for label, p in zip(self.labels, probabilities, strict=True)},
         )  # fmt: skip
+
+    def average(self, rows: Sequence[Prediction]) -> Prediction:
+        """The row of the mean probabilities of a clip's windows."""
+        means = np.mean([list(row.scores.values()) for row in rows], axis=0)
+        clip = Clip(Path(rows[0].path), start=rows[0].start, end=rows[-1].end)
+        return replace(self.row(clip, means), path=rows[0].path)
 
     def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
         """Accuracy, top-5, macro mAP and F1 of rows that have no error."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from ossicle.audio import probe, windows
@@ -90,11 +89,6 @@ def evaluate(
 
 
 def average(task: Task, rows: Sequence[Prediction]) -> Prediction:
-    """One row for the windows of one clip."""
+    """One row for the windows of one clip; a window that could not be read is left out."""
     good = [row for row in rows if row.error is None]
-    if len(rows) == 1 or not good:
-        return rows[0]
-    means = np.mean([list(row.scores.values()) for row in good], axis=0)
-    scores = dict(zip(good[0].scores, (round(float(m), 6) for m in means), strict=True))
-    best = max(scores, key=scores.__getitem__)
-    return replace(good[0], end=good[-1].end, label=best, score=scores[best], scores=scores)
+    return rows[0] if len(rows) == 1 or not good else task.average(good)
