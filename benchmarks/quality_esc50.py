@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import measure
+import torch
 from ossicle import build, config
 from ossicle.data import open_data
 
@@ -42,7 +43,7 @@ def run(recipe: str, data: str, fold: str, seed: int, changes: list[str]) -> dic
         **{k: round(manifest["scores"]["test"][k], 4) for k in ("accuracy", "map_macro", "f1_macro", "top_5")},
         "train_clips": manifest["data"]["train"], "test_clips": manifest["data"]["test"],
         "adapter_parameters": manifest["parameters"]["adapter"], "head_parameters": manifest["parameters"]["head"],
-        "epochs": len(lines), "seconds_per_epoch": round(sum(line["seconds"] for line in lines) / len(lines), 2),
+        "threads": torch.get_num_threads(), "epochs": len(lines), "seconds_per_epoch": round(sum(line["seconds"] for line in lines) / len(lines), 2),
         "seconds": round(seconds, 1),
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2),
         "memory_before_gb": round(before / 1024**2, 2),
@@ -61,6 +62,11 @@ def save(name: str, recipe: str, rows: list[dict[str, Any]], command: str) -> No
     )
 
 
+def finished(path: Path) -> list[dict[str, Any]]:
+    """Rows that are there already, also those another process wrote meanwhile."""
+    return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
@@ -75,15 +81,14 @@ def main() -> None:
     changed = " ".join(["--set", *args.changes]) if args.changes else ""
     tail = f"--folds {' '.join(args.folds)} --seeds {' '.join(map(str, args.seeds))} {changed}".strip()
     command = f"python benchmarks/quality_esc50.py --data esc50:PATH --recipe {args.recipe} {tail}"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
     for seed in args.seeds:
         for fold in args.folds:
-            if any(r["test_fold"] == fold and r["seed"] == seed for r in rows):
+            if any(r["test_fold"] == fold and r["seed"] == seed for r in finished(path)):
                 continue
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                rows.append(pool.apply(run, (args.recipe, args.data, fold, seed, args.changes)))
-            save(path.stem, args.recipe, rows, command)
-            print(json.dumps(rows[-1]), flush=True)
+                row = pool.apply(run, (args.recipe, args.data, fold, seed, args.changes))
+            save(path.stem, args.recipe, [*finished(path), row], command)
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":
