@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import measure
 import torch
+
+import measure
 from ossicle import build, config
 from ossicle.data import open_data
 
@@ -56,10 +57,8 @@ def save(name: str, recipe: str, rows: list[dict[str, Any]], command: str) -> No
     mean = round(sum(r["accuracy"] for r in rows) / len(rows), 4)
     toml = f"recipes/classify/esc50_whisper-tiny.en_{recipe}.toml"
     packages = ("torch", "accelerate", "soundfile", "soxr")
-    measure.save(
-        name,
-        {"machine": measure.machine(packages), "recipe": toml, "mean_accuracy": mean, "rows": rows, "command": command},
-    )
+    result = {"recipe": toml, "mean_accuracy": mean, "rows": rows, "command": command}
+    measure.save(name, {"machine": measure.machine(packages), **result})
 
 
 def finished(path: Path) -> list[dict[str, Any]]:
