@@ -44,20 +44,24 @@ def run(recipe: str, data: str, fold: str, seed: int, changes: list[str]) -> dic
         **{k: round(manifest["scores"]["test"][k], 4) for k in ("accuracy", "map_macro", "f1_macro", "top_5")},
         "train_clips": manifest["data"]["train"], "test_clips": manifest["data"]["test"],
         "adapter_parameters": manifest["parameters"]["adapter"], "head_parameters": manifest["parameters"]["head"],
-        "threads": torch.get_num_threads(), "epochs": len(lines), "seconds_per_epoch": round(sum(line["seconds"] for line in lines) / len(lines), 2),
+        "threads": torch.get_num_threads(), "epochs": len(lines),
+        "seconds_per_epoch": round(sum(line["seconds"] for line in lines) / len(lines), 2),
         "seconds": round(seconds, 1),
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2, 2),
         "memory_before_gb": round(before / 1024**2, 2),
     }  # fmt: skip
 
 
-def save(name: str, recipe: str, rows: list[dict[str, Any]], command: str) -> None:
-    """Write all finished rows with their mean."""
+def save(name: str, recipe: str, rows: list[dict[str, Any]], changed: str) -> None:
+    """Write all finished rows with their mean and the command that makes them."""
+    folds = " ".join(sorted({r["test_fold"] for r in rows}))
+    seeds = " ".join(map(str, sorted({r["seed"] for r in rows})))
+    command = f"python benchmarks/quality_esc50.py --data esc50:PATH --recipe {recipe} --folds {folds} --seeds {seeds}"
     rows = sorted(rows, key=lambda r: (r["test_fold"], r["seed"]))
     mean = round(sum(r["accuracy"] for r in rows) / len(rows), 4)
     toml = f"recipes/classify/esc50_whisper-tiny.en_{recipe}.toml"
     packages = ("torch", "accelerate", "soundfile", "soxr")
-    result = {"recipe": toml, "mean_accuracy": mean, "rows": rows, "command": command}
+    result = {"recipe": toml, "mean_accuracy": mean, "rows": rows, "command": command + changed}
     measure.save(name, {"machine": measure.machine(packages), **result})
 
 
@@ -77,16 +81,14 @@ def main() -> None:
     args = parser.parse_args()
     name = args.name or args.recipe
     path = ROOT / "benchmarks" / "results" / f"quality_esc50_{name}.json"
-    changed = " ".join(["--set", *args.changes]) if args.changes else ""
-    tail = f"--folds {' '.join(args.folds)} --seeds {' '.join(map(str, args.seeds))} {changed}".strip()
-    command = f"python benchmarks/quality_esc50.py --data esc50:PATH --recipe {args.recipe} {tail}"
+    changed = f" --set {' '.join(args.changes)}" if args.changes else ""
     for seed in args.seeds:
         for fold in args.folds:
             if any(r["test_fold"] == fold and r["seed"] == seed for r in finished(path)):
                 continue
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 row = pool.apply(run, (args.recipe, args.data, fold, seed, args.changes))
-            save(path.stem, args.recipe, [*finished(path), row], command)
+            save(path.stem, args.recipe, [*finished(path), row], changed)
             print(json.dumps(row), flush=True)
 
 

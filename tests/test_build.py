@@ -11,7 +11,7 @@ from ossicle import build, config
 from ossicle.adapters import store
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
-from ossicle.errors import AdapterError, CheckpointError, DataError, RecipeError, UnknownNameError, UsageError
+from ossicle.errors import AdapterError, CheckpointError, DataError, RecipeError, UsageError
 from ossicle.features import TokenStore
 from ossicle.train import checkpoint
 from ossicle.train.evaluate import predict_rows
@@ -47,63 +47,6 @@ def recipe(*changes: str) -> config.Recipe:
 
 def trained(out: Path, clips: list[Clip], *changes: str, resume: bool = False) -> dict:
     return build.train(recipe(*changes), Dataset("tones", tuple(clips)), out, resume=resume, quiet=True)
-
-
-# --- splits and labels -----------------------------------------------------------------------------------------------
-
-
-def splits(clips: list[Clip], *changes: str) -> tuple[set[str], set[str], set[str]]:
-    parts = build.split(clips, recipe(*changes).data, 0)
-    return tuple({clip.split for clip in part} for part in (parts.train, parts.val, parts.test))  # type: ignore[return-value]
-
-
-def test_splits(clips):
-    assert splits(clips, "data.val=['1']", "data.test=['2']") == ({"0", "3"}, {"1"}, {"2"})
-    assert splits(clips, "data.train=['0']", "data.val=['1']") == ({"0"}, {"1"}, set())
-    assert splits(clips, "data.hold_out=0") == ({"0", "1", "2", "3"}, set(), set())
-    parts = build.split(clips, recipe("data.hold_out=0.25").data, 0)
-    assert len(parts.train) == 6 and {clip.labels for clip in parts.val} == {("low",), ("high",)}
-    assert len(build.split(clips, recipe("data.per_class=2", "data.hold_out=0").data, 0).train) == 4
-
-
-def test_splits_that_cannot_be(clips):
-    with pytest.raises(UnknownNameError, match="split 'dev'"):
-        splits(clips, "data.val=['dev']")
-    with pytest.raises(DataError, match="no clip of 8 is left to train on"):
-        splits(clips, "data.test=['0','1','2','3']")
-    with pytest.raises(DataError, match="licence CC0"):
-        splits(clips, "data.licences=['CC0']")
-    with pytest.raises(DataError, match=r"9 clips per class.*high \(4\)"):
-        splits(clips, "data.per_class=9")
-
-
-def labels_of(train: str, val: str = "", test: str = "", **options) -> list[str]:
-    """Clips from label texts: 'a b a+b' is three clips, the last with two labels."""
-    parts = [
-        [Clip(Path(f"{i}.wav"), labels=tuple(t.split("+"))) for i, t in enumerate(text.split())]
-        for text in (train, val, test)
-    ]
-    return build.labels_of(build.Split(*parts), **options)
-
-
-def test_labels():
-    assert labels_of("b a a b", "a", "b") == ["a", "b"]
-    for given, told in [
-        (("a a b",), "'b' has 1 clip"),
-        (("a a",), "'a' is the only label"),
-        (("a a b b", "c"), "'c' has 1 clip"),
-        (("a a b b", "c c"), "no training clip has: c"),
-        (("a a b b", "a", "d"), "no training clip has: d"),
-        (("a a b b a+b",), "more than one label"),
-    ]:
-        with pytest.raises(DataError, match=told):
-            labels_of(*given)
-
-
-def test_labels_of_clips_with_several():
-    assert labels_of("a+b b+c a+c", multi_label=True) == ["a", "b", "c"]
-    with pytest.raises(DataError, match="'d' has 1 clip"):
-        labels_of("a+b a+b+d", multi_label=True)
 
 
 # --- train, save, load -----------------------------------------------------------------------------------------------
