@@ -68,14 +68,14 @@ def classifier(
         WeightsError: if the backbone's weights cannot be had.
     """
     adapter = adapters.parse(recipe.adapter.spec)
-    backbones.spec(recipe.backbone.name)
+    usual = backbones.spec(recipe.backbone.name).layers
     encoder = frozen(recipe)
     adapters.inject(encoder, adapter, seed=recipe.train.seed)
     task = recipe.task
     torch.manual_seed(recipe.train.seed)
     made = Classifier(
         encoder, labels,
-        multi_label=task.multi_label, layers=task.layers, pooling=task.pooling, head_norm=task.head_norm,
+        multi_label=task.multi_label, layers=task.layers or usual, pooling=task.pooling, head_norm=task.head_norm,
         dropout=task.dropout, class_weights=class_weights, label_smoothing=task.label_smoothing,
         augment=task.augment, window_s=task.window_s, cache_bytes=WAVE_CACHE if for_training else 0,
     )  # fmt: skip

@@ -53,7 +53,7 @@ class ClassifyTable(Table):
 
     kind: Literal["classify"] = "classify"
     multi_label: bool = False
-    layers: list[int] = Field(default=[], description="block outputs that are pooled and joined; empty is the last")
+    layers: list[int] = Field(default=[], description="block outputs that are pooled; empty suits the backbone")
     pooling: str = "mean"
     head_norm: Literal["none", "layer", "standard"] = "standard"
     dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -176,6 +176,7 @@ class Spec:
         keys: a checkpoint of any known format to the encoder's own names.
         infer: sizes as they follow from renamed tensors.
         summary: one line for `ossicle models`.
+        layers: whose outputs a classifier pools if it is not told; empty is the last.
     """
 
     name: str
@@ -185,3 +186,4 @@ class Spec:
     keys: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     infer: Callable[[dict[str, Tensor], Any], Any]
     summary: str
+    layers: tuple[int, ...] = ()

@@ -130,7 +130,8 @@ def infer(state: dict[str, Tensor], sizes: WhisperSizes) -> WhisperSizes:
 
 
 def _spec(name: str, summary: str, sizes: WhisperSizes) -> Spec:
-    return Spec(name, name, sizes, make, rename, infer, summary)
+    upper_half = tuple(range(sizes.depth // 2, sizes.depth + 1))  # the last alone hears words more than sounds
+    return Spec(name, name, sizes, make, rename, infer, summary, layers=upper_half)
 
 
 TINY_EN = _spec("whisper-tiny.en", "Whisper encoder, 8 M, English speech; small and strong", WhisperSizes())
