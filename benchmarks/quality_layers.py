@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 import measure
-
 from ossicle import build, config
 from ossicle.data import open_data
 
