@@ -77,10 +77,11 @@ def classifier(
         encoder, labels,
         multi_label=task.multi_label, layers=task.layers or usual, pooling=task.pooling, head_norm=task.head_norm,
         dropout=task.dropout, class_weights=class_weights, label_smoothing=task.label_smoothing,
-        augment=task.augment, window_s=task.window_s, cache_bytes=WAVE_CACHE if for_training else 0,
+        augment=task.augment, window_s=task.window_s, shortest_s=task.shortest_s,
+        cache_bytes=WAVE_CACHE if for_training else 0,
     )  # fmt: skip
     if for_training and not adapters.trainable(encoder, "default") and task.augment == Augment():
-        made.store = FeatureStore(encoder, made.layers, made.pooling)
+        made.store = FeatureStore(encoder, made.layers, made.pooling, shortest_s=task.shortest_s)
     elif for_training and task.cache_versions:
         made.tokens, made.versions = _token_store(made), task.cache_versions
     return made
@@ -99,7 +100,9 @@ def _token_store(task: Classifier) -> TokenStore:
     blocks = [int(path.split(".")[1]) for path in injected.paths if path.startswith("blocks.")]
     number = min([*blocks, *task.layers])
     settings = [changes.shift_s, changes.gain_db]
-    return TokenStore(encoder, number, lambda w, g: changes.waves(w, g, encoder.rate_hz), settings)
+    return TokenStore(
+        encoder, number, lambda w, g: changes.waves(w, g, encoder.rate_hz), settings, shortest_s=task.shortest_s
+    )
 
 
 def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -154,7 +157,7 @@ def start_head(task: Classifier, clips: Sequence[Clip], recipe: Recipe, out: Pat
     if not epochs and not isinstance(task.head.norm, Standardize):
         return
     clips = [w for c in bound(clips, task.window_s) for w in cut(c, task.window_s)]
-    store = task.store or FeatureStore(frozen(recipe), task.layers, task.pooling)
+    store = task.store or FeatureStore(frozen(recipe), task.layers, task.pooling, shortest_s=task.shortest_s)
     if isinstance(task.head.norm, Standardize):
         found = store.get(clips)
         vectors = [v for v in found if isinstance(v, torch.Tensor)]

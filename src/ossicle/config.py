@@ -65,6 +65,7 @@ class ClassifyTable(Table):
         ge=0,
         description="train on cached tokens below the lowest adapter, this many versions a clip; 0 is off",
     )
+    shortest_s: float = Field(default=0.0, ge=0, description="shorter clips go on in silence up to this length")
     window_s: float = Field(default=10.0, gt=0, description="longer clips are cut into windows of this length")
     augment: Augment = Augment()
 

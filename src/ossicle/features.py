@@ -109,16 +109,25 @@ class FeatureStore:
         encoder: frozen; a trained adapter must not be on it.
         layers: whose outputs are joined.
         kind: pooling.
+        shortest_s: shorter clips go on in silence up to this length.
         root: folder of the cache; None is `home()/features`.
         batch: clips encoded at a time.
     """
 
     def __init__(
-        self, encoder: Encoder, layers: Sequence[int], kind: str, *, root: Path | None = None, batch: int = 16
+        self,
+        encoder: Encoder,
+        layers: Sequence[int],
+        kind: str,
+        *,
+        shortest_s: float = 0.0,
+        root: Path | None = None,
+        batch: int = 16,
     ) -> None:
         self.encoder, self.layers, self.kind, self.batch = encoder, tuple(layers), kind, batch
+        self.shortest_s = shortest_s
         self.computed = 0
-        self._disk = _Disk(encoder, root, ["pooled", self.layers, kind])
+        self._disk = _Disk(encoder, root, ["pooled", self.layers, kind, shortest_s])
         self._memory: dict[Clip, Tensor] = {}
 
     def get(self, clips: Sequence[Clip]) -> list[Tensor | AudioError]:
@@ -135,7 +144,7 @@ class FeatureStore:
         return [found[c] for c in clips]
 
     def _compute(self, clips: Sequence[Clip]) -> dict[Clip, Tensor | AudioError]:
-        waves = load_waves(clips, self.encoder.rate_hz, cache=None)
+        waves = load_waves(clips, self.encoder.rate_hz, shortest_s=self.shortest_s)
         done: dict[Clip, Tensor | AudioError] = {}
         for row in by_length(clips, waves):
             done |= self._encode([c for c, _ in row], torch.stack([w for _, w in row]))
@@ -165,6 +174,7 @@ class TokenStore:
         number: blocks done before.
         change: waves (1, samples) and a generator to changed waves; settings for the key.
         settings: everything `change` follows from.
+        shortest_s: shorter clips go on in silence up to this length.
         root: folder of the cache; None is `home()/features`.
     """
 
@@ -175,11 +185,12 @@ class TokenStore:
         change: Callable[[Tensor, torch.Generator], Tensor],
         settings: object,
         *,
+        shortest_s: float = 0.0,
         root: Path | None = None,
     ) -> None:
-        self.encoder, self.number, self.change = encoder, number, change
+        self.encoder, self.number, self.change, self.shortest_s = encoder, number, change, shortest_s
         self.computed = 0
-        self._disk = _Disk(encoder, root, ["tokens", number, settings])
+        self._disk = _Disk(encoder, root, ["tokens", number, settings, shortest_s])
 
     def get(self, clips: Sequence[Clip], versions: Sequence[int]) -> list[Tensor | AudioError]:
         """(tokens, dim) float32 of each clip in the version asked for, or why there is none."""
@@ -189,7 +200,7 @@ class TokenStore:
             if stored is not None:
                 found[i] = stored
         rest = [i for i in range(len(clips)) if i not in found]
-        waves = load_waves([clips[i] for i in rest], self.encoder.rate_hz, cache=None)
+        waves = load_waves([clips[i] for i in rest], self.encoder.rate_hz, shortest_s=self.shortest_s)
         found |= {i: w for i, w in zip(rest, waves, strict=True) if isinstance(w, AudioError)}
         for row in by_length(rest, waves):
             found |= self._compute(clips, versions, row)

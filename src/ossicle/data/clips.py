@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ossicle import audio
@@ -66,6 +67,7 @@ def load_waves(
     rate_hz: int,
     *,
     cache: WaveCache | None = None,
+    shortest_s: float = 0.0,
     threads: int = 2,
 ) -> list[Tensor | AudioError]:
     """Decode clips side by side; decoding and resampling let other threads run.
@@ -74,6 +76,7 @@ def load_waves(
         clips: what to decode.
         rate_hz: sampling rate wanted.
         cache: where waveforms are looked up and kept, or None.
+        shortest_s: shorter clips go on in silence up to this length.
         threads: files decoded at a time.
 
     Returns:
@@ -87,7 +90,8 @@ def load_waves(
 
     def load(clip: Clip) -> Tensor | AudioError:
         try:
-            return _load(clip, rate_hz, cache)
+            wave = _load(clip, rate_hz, cache)
+            return F.pad(wave, (0, max(0, round(shortest_s * rate_hz) - len(wave))))
         except AudioError as error:
             return error
 

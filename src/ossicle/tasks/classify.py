@@ -122,6 +122,7 @@ class Classifier:
         label_smoothing: single-label only.
         augment: random changes in training.
         window_s: longest stretch of a clip trained on at once; None takes whole clips.
+        shortest_s: shorter clips go on in silence up to this length, in training and prediction alike.
         store: pooled features instead of waveforms; only for an encoder that does not train.
         tokens: cached lower tokens to train on; only for an encoder whose lower blocks do not train.
         versions: how many versions of every clip `tokens` draws from.
@@ -144,6 +145,7 @@ class Classifier:
         label_smoothing: float = 0.0,
         augment: Augment | None = None,
         window_s: float | None = None,
+        shortest_s: float = 0.0,
         store: FeatureStore | None = None,
         tokens: TokenStore | None = None,
         versions: int = 1,
@@ -164,7 +166,7 @@ class Classifier:
         self.class_weights = class_weights
         self.label_smoothing = label_smoothing
         self.augment = Augment() if augment is None else augment
-        self.window_s = window_s
+        self.window_s, self.shortest_s = window_s, shortest_s
         self.store, self.tokens, self.versions = store, tokens, versions
         self.head = Head(encoder.dim * len(self.layers), len(labels), norm=head_norm, dropout=dropout)
         self.best_by = "map_macro" if multi_label else "accuracy"
@@ -192,7 +194,7 @@ class Classifier:
         if self.tokens is not None and generator is not None:
             return self._from_tokens(clips, self.tokens, generator)
         chosen = clips if generator is None else [self._crop(c, generator) for c in clips]
-        loaded = load_waves(chosen, self.encoder.rate_hz, cache=self._cache)
+        loaded = load_waves(chosen, self.encoder.rate_hz, cache=self._cache, shortest_s=self.shortest_s)
         kept, waves = self._readable(chosen, [self._heard(c, w) for c, w in zip(chosen, loaded, strict=True)])
         stacked, lengths = stack(waves)
         batch = Batch(kept, waves=stacked, lengths=lengths, targets=self._targets(kept))
