@@ -3,7 +3,7 @@
     python recipes/zoo/esc50_whisper_tiny.py --data PATH_OF_ESC50
 
 It learns from the CC0 and CC-BY clips of folds 1 to 4 only. The scores on its card are those of the same recipe
-trained on three of the folds and tested on the CC0 and CC-BY clips of the fourth, each in turn: run
+trained on the CC0 and CC-BY clips of three folds and tested on all clips of the fourth, each in turn: run
 `python benchmarks/quality_esc50.py --data esc50:PATH --recipe zoo --folds 1 2 3 4` first.
 """
 
@@ -39,7 +39,7 @@ def cross_validated() -> list[str]:
         scores = " | ".join(f"{r[key]:.3f}" for key in ("accuracy", "map_macro", "f1_macro"))
         table.append(f"| {r['test_fold']} | {', '.join(r['train_folds'])} | {scores} |")
     return [
-        "The same recipe, trained on the CC0 and CC-BY clips of three folds and tested on those of the fourth, reaches "
+        "The same recipe, trained on the CC0 and CC-BY clips of three folds and tested on all of the fourth, reaches "
         f"{result['mean_accuracy']:.1%} accuracy on average (seed {rows[0]['seed']}). The weights in this folder "
         "learnt from all four folds, so they have no fold left to be scored on.",
         "\n".join(table),

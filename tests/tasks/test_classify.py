@@ -169,6 +169,20 @@ def test_cached_features_give_the_same_logits(tmp_path):
     torch.testing.assert_close(task.logits(batch), torch.cat(from_waves), atol=1e-5, rtol=1e-5)
 
 
+def test_shorter_clips_go_on_in_silence_wherever_they_are_read(tmp_path):
+    short, long = clips(tmp_path, (0.5, 0.8))
+    plain, padded = classifier(spec="probe()"), classifier(spec="probe()", shortest_s=0.8)
+    whole = plain.collate([long], None).waves
+    wave = F.pad(plain.collate([short], None).waves, (0, whole.shape[1] - 8000))
+    batch = padded.collate([short, long], None)
+    assert batch.lengths is None
+    torch.testing.assert_close(batch.waves, torch.cat([wave, whole]))
+    padded.store = FeatureStore(padded.encoder, (3,), "mean", shortest_s=0.8, root=tmp_path / "pooled")
+    torch.testing.assert_close(padded.logits(padded.collate([short], None)), plain.logits(Batch([], waves=wave)))
+    tokens = TokenStore(padded.encoder, 1, lambda w, g: w, "none", shortest_s=0.8, root=tmp_path / "tokens")
+    assert {len(t) for t in tokens.get([short, long], [0, 0])} == {40}
+
+
 # --- cached tokens ---------------------------------------------------------------------------------------------------
 
 
