@@ -1,6 +1,6 @@
 """Train the adapter that ships, esc50-whisper-tiny, and write its card and credits.
 
-    python recipes/zoo/esc50_whisper_tiny.py --data PATH_OF_ESC50
+    python recipes/zoo/esc50_whisper_tiny.py --data PATH_OF_ESC50 --run DIR
 
 It learns from the CC0 and CC-BY clips of folds 1 to 4 only. The scores on its card are those of the same recipe
 trained on the CC0 and CC-BY clips of three folds and tested on all clips of the fourth, each in turn: run
@@ -11,7 +11,6 @@ import argparse
 import json
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 from ossicle import build, config
@@ -61,26 +60,39 @@ def credits(data: Path, used: set[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def trained(data: Path, out: Path) -> None:
+    """Train on all four folds."""
+    recipe = config.read(RECIPE, ['data.train=["1","2","3","4"]', "data.test=[]", "data.hold_out=0"])
+    build.train(recipe, open_data(f"esc50:{data}"), out)
+
+
+def published(data: Path, out: Path) -> None:
+    """Copy a finished training into the package, with its card and credits."""
+    target = ROOT / "src" / "ossicle" / "zoo" / NAME
+    target.mkdir(parents=True, exist_ok=True)
+    for name in KEPT:
+        shutil.copyfile(out / name, target / name)
+    manifest, labels = (
+        json.loads((target / name).read_text(encoding="utf-8")) for name in ("ossicle.json", "labels.json")
+    )
+    notes = [*cross_validated(), "Every clip, its author and its licence are listed in CREDITS.txt."]
+    (target / "README.md").write_text(card(NAME, manifest, labels, notes=notes), encoding="utf-8")
+    licences = config.read(target / "recipe.toml").data.licences
+    used = {clip.path.stem for clip in select(open_data(f"esc50:{data}").clips, None, licences)}
+    (target / "CREDITS.txt").write_text(credits(data, used), encoding="utf-8")
+
+
 def main() -> None:
     """Train, and put the folder into the package."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument(
+        "--run", required=True, type=Path, help="folder of the training; a finished one is used as it is"
+    )
     args = parser.parse_args()
-    recipe = config.read(RECIPE, ['data.train=["1","2","3","4"]', "data.test=[]", "data.hold_out=0"])
-    dataset = open_data(f"esc50:{args.data}")
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / NAME
-        manifest = build.train(recipe, dataset, out)
-        target = ROOT / "src" / "ossicle" / "zoo" / NAME
-        target.mkdir(parents=True, exist_ok=True)
-        for name in KEPT:
-            shutil.copyfile(out / name, target / name)
-    labels = json.loads((target / "labels.json").read_text(encoding="utf-8"))
-    credited = "Every clip, its author and its licence are listed in CREDITS.txt."
-    notes = [*cross_validated(), credited]
-    (target / "README.md").write_text(card(NAME, manifest, labels, notes=notes), encoding="utf-8")
-    used = {clip.path.stem for clip in select(dataset.clips, None, recipe.data.licences)}
-    (target / "CREDITS.txt").write_text(credits(args.data, used), encoding="utf-8")
+    if not (args.run / "curve.png").exists():
+        trained(args.data, args.run)
+    published(args.data, args.run)
 
 
 if __name__ == "__main__":
