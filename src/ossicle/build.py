@@ -1,5 +1,6 @@
 """From a recipe to objects: data split, encoder with adapter, task; train it, save it, load it again."""
 
+import hashlib
 import json
 import re
 import tempfile
@@ -68,14 +69,14 @@ def classifier(
         WeightsError: if the backbone's weights cannot be had.
     """
     adapter = adapters.parse(recipe.adapter.spec)
-    usual = backbones.spec(recipe.backbone.name).layers
+    backbones.spec(recipe.backbone.name)
     encoder = frozen(recipe)
     adapters.inject(encoder, adapter, seed=recipe.train.seed)
     task = recipe.task
     torch.manual_seed(recipe.train.seed)
     made = Classifier(
         encoder, labels,
-        multi_label=task.multi_label, layers=task.layers or usual, pooling=task.pooling, head_norm=task.head_norm,
+        multi_label=task.multi_label, layers=task.layers, pooling=task.pooling, head_norm=task.head_norm,
         dropout=task.dropout, class_weights=class_weights, label_smoothing=task.label_smoothing,
         augment=task.augment, window_s=task.window_s, shortest_s=task.shortest_s,
         cache_bytes=WAVE_CACHE if for_training else 0,
@@ -195,6 +196,7 @@ def load(where: str) -> Loaded:
     devices.prepare()
     folder = zoo.find(where)
     manifest = store.read_manifest(folder)
+    _check_whole(folder, manifest)
     try:
         recipe = config.read(folder / RECIPE)
         labels = [str(label) for label in json.loads((folder / LABELS).read_text(encoding="utf-8"))]
@@ -222,6 +224,15 @@ def signature(encoder: backbones.Encoder) -> list[float]:
     """The spread of every block's frozen query projection: tells checkpoints apart in whatever precision they are."""
     weights = [t for key, t in encoder.state_dict().items() if re.fullmatch(QUERY, key.replace(".base", ""))]
     return [round(float(t.std()), 6) for t in weights]
+
+
+def _check_whole(folder: Path, manifest: dict[str, Any]) -> None:
+    for name, digest in dict(manifest.get("sha256", {})).items():
+        file = folder / name
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            raise CheckpointError(
+                f"{folder} is broken: {name} is not the one it was saved with; train or fetch it again"
+            )
 
 
 def _check_out(out: Path, resume: bool) -> None:
@@ -273,9 +284,11 @@ def _manifest(recipe: Recipe, task: Classifier, parts: Split) -> dict[str, Any]:
 
 
 def _save_texts(out: Path, recipe: Recipe, labels: list[str], manifest: dict[str, Any]) -> None:
-    write_atomic(out / RECIPE, lambda part: part.write_text(config.write(recipe), encoding="utf-8"))
-    text = json.dumps(labels, indent=1, ensure_ascii=False) + "\n"
-    write_atomic(out / LABELS, lambda part: part.write_text(text, encoding="utf-8"))
+    """Recipe, labels and a manifest that knows both, so that a damaged one is noticed."""
+    texts = {RECIPE: config.write(recipe), LABELS: json.dumps(labels, indent=1, ensure_ascii=False) + "\n"}
+    for name, text in texts.items():
+        write_atomic(out / name, lambda part, text=text: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+    manifest["sha256"] = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     store.save_manifest(out, manifest)
 
 

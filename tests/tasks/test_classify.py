@@ -29,7 +29,7 @@ def classifier(kind: str = "whisper", spec: str = "lora(rank=2,blocks=top:2)", *
     encoder = tiny.encoder(kind)
     adapters.inject(encoder, adapters.parse(spec))
     torch.manual_seed(0)
-    return Classifier(encoder, LABELS, **options)
+    return Classifier(encoder, LABELS, **{"layers": (encoder.depth,)} | options)
 
 
 def generator(seed: int = 0) -> torch.Generator:

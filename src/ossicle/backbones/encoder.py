@@ -30,12 +30,21 @@ class Encoder(nn.Module):
         blocks: the transformer blocks.
         norm: the final norm, a `layers.Norm`.
         dim: width of the tokens.
+        usual_layers: whose outputs a classifier pools if it is not told; empty is the last.
 
     `active` names the adapter used when a call does not say; `adapters` is kept by `adapters.inject`.
     """
 
     def __init__(
-        self, name: str, *, frontend: nn.Module, stem: nn.Module, blocks: Sequence[nn.Module], norm: nn.Module, dim: int
+        self,
+        name: str,
+        *,
+        frontend: nn.Module,
+        stem: nn.Module,
+        blocks: Sequence[nn.Module],
+        norm: nn.Module,
+        dim: int,
+        usual_layers: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.name = name
@@ -45,6 +54,7 @@ class Encoder(nn.Module):
         self.stem = stem
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
+        self.usual_layers = tuple(usual_layers) or (self.depth,)
         self.digest = ""
         self.active: str | None = None
         self.adapters: dict[str, Any] = {}
@@ -176,7 +186,6 @@ class Spec:
         keys: a checkpoint of any known format to the encoder's own names.
         infer: sizes as they follow from renamed tensors.
         summary: one line for `ossicle models`.
-        layers: whose outputs a classifier pools if it is not told; empty is the last.
     """
 
     name: str
@@ -186,4 +195,3 @@ class Spec:
     keys: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     infer: Callable[[dict[str, Tensor], Any], Any]
     summary: str
-    layers: tuple[int, ...] = ()

@@ -82,6 +82,7 @@ def make(name: str, sizes: WhisperSizes) -> Encoder:
         blocks=blocks,
         norm=Norm(sizes.dim, eps=1e-5),
         dim=sizes.dim,
+        usual_layers=range(sizes.depth // 2, sizes.depth + 1),  # the last alone hears words more than sounds
     )
 
 
@@ -130,8 +131,7 @@ def infer(state: dict[str, Tensor], sizes: WhisperSizes) -> WhisperSizes:
 
 
 def _spec(name: str, summary: str, sizes: WhisperSizes) -> Spec:
-    upper_half = tuple(range(sizes.depth // 2, sizes.depth + 1))  # the last alone hears words more than sounds
-    return Spec(name, name, sizes, make, rename, infer, summary, layers=upper_half)
+    return Spec(name, name, sizes, make, rename, infer, summary)
 
 
 TINY_EN = _spec("whisper-tiny.en", "Whisper encoder, 8 M, English speech; small and strong", WhisperSizes())

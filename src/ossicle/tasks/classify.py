@@ -114,7 +114,7 @@ class Classifier:
         encoder: with its adapter injected, or frozen.
         labels: class names; their order is the order of the outputs.
         multi_label: several labels per clip, each with its own sigmoid.
-        layers: whose outputs are pooled and joined; empty is the last.
+        layers: whose outputs are pooled and joined; empty is what suits the encoder.
         pooling: see `features.pool`.
         head_norm: see `Head`.
         dropout: see `Head`.
@@ -156,7 +156,7 @@ class Classifier:
         self.encoder = encoder
         self.labels = list(labels)
         self.multi_label = multi_label
-        self.layers = tuple(layers) or (encoder.depth,)
+        self.layers = tuple(layers) or encoder.usual_layers
         wrong = [n for n in self.layers if not 0 <= n <= encoder.depth]
         if wrong:
             raise UsageError(f"{encoder.name} has layers 0 (stem) to {encoder.depth} but got {wrong[0]}")
