@@ -1,10 +1,13 @@
 """Where real data and weights are, and what happens when they are absent."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
+# A shell that starts tests in the background has them ignore Ctrl-C; the tests of Ctrl-C need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -91,7 +91,8 @@ def load_waves(
     def load(clip: Clip) -> Tensor | AudioError:
         try:
             wave = _load(clip, rate_hz, cache)
-            return F.pad(wave, (0, max(0, round(shortest_s * rate_hz) - len(wave))))
+            missing = round(shortest_s * rate_hz) - len(wave)
+            return F.pad(wave, (0, missing)) if missing > 0 else wave
         except AudioError as error:
             return error
 
