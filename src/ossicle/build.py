@@ -98,7 +98,7 @@ def _token_store(task: Classifier) -> TokenStore:
     injected = encoder.adapters["default"]
     if injected.frozen:
         raise UsageError("task.cache_versions needs a frozen stem but full() trains it; set it to 0")
-    blocks = [int(path.split(".")[1]) for path in injected.paths if path.startswith("blocks.")]
+    blocks = [int(path.split(".")[1]) for path in injected.paths if path.startswith(("blocks.", "inlets."))]
     number = min([*blocks, *task.layers])
     settings = [changes.shift_s, changes.gain_db]
     return TokenStore(

@@ -67,21 +67,15 @@ class Context:
 
     Args:
         grid: the token grid before any token was dropped.
-        adapter: one adapter name for all rows, one name (or None) per row, or None for the frozen model.
+        adapter: the adapter's name, or None for the frozen model; all rows share it.
         kept: (batch, kept) int64 indices of grid tokens that were not dropped, or None.
         mask: (batch, 1, 1, tokens) bool, True where a token is real; None when all are.
     """
 
     grid: TokenGrid
-    adapter: str | tuple[str | None, ...] | None = None
+    adapter: str | None = None
     kept: Tensor | None = None
     mask: Tensor | None = None
-
-    def rows(self, index: Tensor, name: str | None) -> "Context":
-        """The context of some rows of the batch, all served by one adapter."""
-        pick = None if self.kept is None else self.kept[index]
-        mask = None if self.mask is None else self.mask[index]
-        return replace(self, adapter=name, kept=pick, mask=mask)
 
 
 @dataclass
@@ -93,12 +87,14 @@ class Encoded:
         grid: their layout.
         mask: (batch, tokens) bool, True where a token is real; None when all are.
         hidden: layer number to (batch, tokens, dim); 0 is the stem's output, the depth is `tokens`.
+        masks: layer number to the mask of that layer, which has fewer tokens where prompts come in later.
     """
 
     tokens: Tensor
     grid: TokenGrid
     mask: Tensor | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
+    masks: dict[int, Tensor | None] = field(default_factory=dict)
 
 
 @dataclass

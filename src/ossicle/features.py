@@ -15,28 +15,32 @@ from torch import Tensor
 from ossicle import audio
 from ossicle.backbones.encoder import Encoder
 from ossicle.backbones.weights import home
-from ossicle.contracts import Clip, Encoded
+from ossicle.contracts import Clip, Encoded, TokenGrid
 from ossicle.data.clips import load_waves
 from ossicle.errors import AudioError, CheckpointError, UnknownNameError
 from ossicle.files import write_atomic
 
 
-def _mean(tokens: Tensor, encoded: Encoded) -> Tensor:
-    if encoded.mask is None:
+def _mean(tokens: Tensor, mask: Tensor | None, grid: TokenGrid) -> Tensor:
+    if mask is None:
         return tokens.mean(dim=1)
-    weight = encoded.mask.to(tokens.dtype)[..., None]
+    weight = mask.to(tokens.dtype)[..., None]
     return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
-def _first(tokens: Tensor, encoded: Encoded) -> Tensor:
+def _first(tokens: Tensor, mask: Tensor | None, grid: TokenGrid) -> Tensor:
     return tokens[:, 0]
 
 
-def _extra(tokens: Tensor, encoded: Encoded) -> Tensor:
-    return tokens[:, : max(1, encoded.grid.extra)].mean(dim=1)
+def _extra(tokens: Tensor, mask: Tensor | None, grid: TokenGrid) -> Tensor:
+    return tokens[:, : max(1, grid.extra)].mean(dim=1)
 
 
-POOLS: dict[str, Callable[[Tensor, Encoded], Tensor]] = {"mean": _mean, "cls": _first, "extra": _extra}
+POOLS: dict[str, Callable[[Tensor, Tensor | None, TokenGrid], Tensor]] = {
+    "mean": _mean,
+    "cls": _first,
+    "extra": _extra,
+}
 
 
 def pool(encoded: Encoded, layers: Sequence[int], kind: str) -> Tensor:
@@ -45,7 +49,8 @@ def pool(encoded: Encoded, layers: Sequence[int], kind: str) -> Tensor:
     Args:
         encoded: with `hidden` for each of the layers.
         layers: whose outputs are joined, in order.
-        kind: "mean" of all real tokens, "cls" (the first) or "extra" (mean of class and distillation tokens).
+        kind: "mean" of all real tokens (prompts included, as in PETL of AST), "cls" (the first) or "extra" (mean of
+            class and distillation tokens).
 
     Returns:
         (batch, len(layers) * dim) float32.
@@ -55,7 +60,8 @@ def pool(encoded: Encoded, layers: Sequence[int], kind: str) -> Tensor:
     """
     if kind not in POOLS:
         raise UnknownNameError("pooling", kind, POOLS)
-    return torch.cat([POOLS[kind](encoded.hidden[n].float(), encoded) for n in layers], dim=1)
+    masks = {n: encoded.masks.get(n, encoded.mask) for n in layers}
+    return torch.cat([POOLS[kind](encoded.hidden[n].float(), masks[n], encoded.grid) for n in layers], dim=1)
 
 
 class _Disk:

@@ -45,8 +45,16 @@ class Scale(nn.Module):
         return x * self.gain
 
 
+class Socket(nn.Module):
+    """A place where an adapter may put tokens in front; without one, nothing happens there."""
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """(batch, tokens, dim) as they came."""
+        return x
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention with separate projections.
+    """Multi-head self-attention with separate projections; `keys` and `values` are sockets for more of them.
 
     Args:
         dim: width of the tokens.
@@ -63,14 +71,25 @@ class Attention(nn.Module):
         self.k_proj = Linear(dim, dim, bias=k_bias)
         self.v_proj = Linear(dim, dim)
         self.out_proj = Linear(dim, dim)
+        self.keys, self.values = Socket(), Socket()
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Mix (batch, tokens, dim) over tokens; keys outside `context.mask` are not looked at."""
-        q, k, v = (self._split(proj(x, context)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask)  # (batch, heads, tokens, head_dim)
+        q, k, v, mask = self.project(x, context)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (batch, heads, tokens, head_dim)
         y = y.transpose(1, 2).reshape(x.shape)
         mixed: Tensor = self.out_proj(y, context)
         return mixed
+
+    def project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries, keys and values, each (batch, heads, tokens, head_dim), and the mask of the keys."""
+        q = self.q_proj(x, context)
+        k = self.keys(self.k_proj(x, context), context)
+        v = self.values(self.v_proj(x, context), context)
+        mask, more = context.mask, k.shape[1] - x.shape[1]
+        if mask is not None and more:
+            mask = F.pad(mask, (more, 0), value=True)
+        return self._split(q), self._split(k), self._split(v), mask
 
     def _split(self, x: Tensor) -> Tensor:
         batch, tokens, dim = x.shape

@@ -11,6 +11,7 @@ class Case:
     """Args:
     text: the adapter.
     parameters: its trainable count on a tiny encoder, as a formula of the MLP width and the biases of q, k, v and out.
+    rows: whether it needs a frequency axis.
     loud: why it does not start as the frozen model, or "" if it does.
     still: why some trainable tensor has no gradient at the very first step, or "".
     linear: whether it can be merged.
@@ -23,6 +24,7 @@ class Case:
     still: str = ""
     linear: bool = False
     inert: str = "^$"
+    rows: bool = False
 
 
 def bottleneck(rank: int, per_block: int = 1, norms: bool = True) -> int:
@@ -35,6 +37,12 @@ def lora(rank: int, targets: int) -> int:
     return L * targets * 2 * D * rank
 
 
+def lookaside(rank: int, taps: int) -> int:
+    """2dr for each tap, summed over both sub-layers; no bias."""
+    return L * 2 * D * rank * taps
+
+
+WIDENS = "there are new tokens to attend to"
 DOWN_WAITS = "the up-projection starts at zero, so the down-projection moves from the second step on"
 
 CASES = [
@@ -71,6 +79,38 @@ CASES = [
     Case(
         "bitfit()", lambda h, b: L * (b * D + h + D + 2 * D) + D, linear=True,
         inert=r"k_proj\.bias$",  # the softmax over keys does not see a shift common to all of them
+    ),
+    Case("convpass(rank=4)", lambda h, b: bottleneck(4) + L * (4 * 4 * 3 + 4), still=DOWN_WAITS),
+    Case(
+        "convpass(sites=both,place=after,rank=4,conv=grid,norms=false)",
+        lambda h, b: bottleneck(4, 2, norms=False) + 2 * L * (4 * 4 * 9 + 4), still=DOWN_WAITS,
+    ),
+    Case(
+        "convpass(sites=mlp,rank=4,conv=unused,init=hf)", lambda h, b: bottleneck(4) + L * (4 * 4 * 3 + 4),
+        loud="both projections start random", inert=r"\.conv\.",  # the fault of the original code, on purpose
+    ),
+    Case("hydra(rank=4)", lambda h, b: bottleneck(4, 2) - L * 2 * D, still=DOWN_WAITS),
+    Case("hydra(sites=attn,rank=4,blocks=1-2)", lambda h, b: (bottleneck(4, 2) - L * 2 * D) // 3 * 2, still=DOWN_WAITS),
+    Case(
+        "hydra(sites=attn,skip=normed,rank=4)", lambda h, b: bottleneck(4, 2) - L * 2 * D, still=DOWN_WAITS,
+        loud="the second residual carries the LayerNormed token",
+    ),
+    Case("lookaside(attn=time,mlp=point,rank=4)", lambda h, b: lookaside(4, 4), still=DOWN_WAITS),
+    Case("lookaside(attn=time,mlp=off,rank=4,size=5,extra=skip)", lambda h, b: lookaside(4, 5), still=DOWN_WAITS),
+    Case("lookaside(attn=time,mlp=freq,rank=4)", lambda h, b: lookaside(4, 6), still=DOWN_WAITS, rows=True),
+    Case("lookaside(attn=off,mlp=both,rank=2)", lambda h, b: lookaside(2, 9), still=DOWN_WAITS, rows=True),
+    Case("prompts(tokens=5)", lambda h, b: 5 * D, loud=WIDENS),
+    Case("prompts(tokens=3,deep=true)", lambda h, b: L * 3 * D, loud=WIDENS),
+    Case("prompts(tokens=3,deep=true,extra=drop,blocks=top:2)", lambda h, b: 2 * 3 * D, loud=WIDENS),
+    Case("prefix(tokens=6)", lambda h, b: L * 6 * D, loud=WIDENS),
+    Case("prefix(tokens=4)+lora(rank=2)", lambda h, b: L * 4 * D + lora(2, 2), loud=WIDENS, still=DOWN_WAITS),
+    Case(
+        "bottleneck(rank=4)+prompts(tokens=2,deep=true)+lora(rank=2)",
+        lambda h, b: bottleneck(4) + L * 2 * D + lora(2, 2), loud=WIDENS, still=DOWN_WAITS,
+    ),
+    Case(
+        "lookaside(attn=time,mlp=off,rank=4)+prompts(tokens=2)", lambda h, b: lookaside(4, 3) + 2 * D,
+        loud=WIDENS, still=DOWN_WAITS,
     ),
     Case("norm()", lambda h, b: 2 * D, linear=True),
     Case("norm(which=all)", lambda h, b: L * 4 * D + 2 * D, linear=True),

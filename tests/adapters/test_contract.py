@@ -10,7 +10,9 @@ from torch import Tensor
 from ossicle.adapters import inject, load_state, merge, parse, remove, trainable
 from ossicle.adapters.base import Adapted
 from ossicle.backbones.encoder import Encoder
+from ossicle.contracts import Encoded
 from ossicle.errors import AdapterError
+from ossicle.features import pool
 from tests import tiny
 from tests.adapters.cases import CASES, Case
 
@@ -20,7 +22,15 @@ cases = pytest.mark.parametrize("case", CASES, ids=lambda c: c.text)
 
 @pytest.fixture(params=KINDS)
 def encoder(request: pytest.FixtureRequest) -> Iterator[Encoder]:
+    case = request.node.callspec.params.get("case")
+    if case is not None and case.rows and request.param == "whisper":
+        pytest.skip("tokens of Whisper run in time only; test_lookaside proves the error")
     yield tiny.encoder(request.param)
+
+
+def real(encoded: Encoded, row: int) -> Tensor:
+    """The real tokens of one row."""
+    return encoded.tokens[row] if encoded.mask is None else encoded.tokens[row][encoded.mask[row]]
 
 
 def output(encoder: Encoder, **options: object) -> Tensor:
@@ -51,20 +61,42 @@ def train_steps(encoder: Encoder, steps: int) -> None:
 def test_starts_silent_or_says_why_not(encoder: Encoder, case: Case) -> None:
     before = output(encoder)
     inject(encoder, parse(case.text))
-    difference = (output(encoder) - before).abs().max().item()
+    after = output(encoder)
+    extra = after.shape[1] - before.shape[1]
+    assert not extra or "prompts" in case.text
+    difference = (after[:, -10:] - before[:, -10:]).abs().max().item()
     assert (difference > 1e-4) if case.loud else (difference == 0)
+
+
+def unmoved(encoder: Encoder) -> list[str]:
+    """Trainable tensors that three steps leave as they were."""
+    own = {k: v.detach().clone() for k, v in trainable(encoder, "default").items()}
+    train_steps(encoder, 3)
+    return [k for k, v in trainable(encoder, "default").items() if torch.equal(v, own[k])]
+
+
+@pytest.mark.parametrize(
+    ("fault", "dead"),
+    [
+        ("bottleneck(rank=4,init=zero,norms=false)", r"(down|up)\.weight$|down\.bias$"),
+        ("convpass(rank=4,conv=unused,norms=false)", r"\.conv\.(weight|bias)$"),
+    ],
+)
+def test_the_two_faults_of_the_original_code_are_seen(fault: str, dead: str) -> None:
+    """A bottleneck that starts all zero, a convolution thrown away: the check below finds just their tensors."""
+    encoder = tiny.encoder("ast")
+    inject(encoder, parse(fault))
+    expected = [k for k in trainable(encoder, "default") if re.search(dead, k)]
+    assert unmoved(encoder) == expected != []
 
 
 @cases
 def test_all_and_only_its_tensors_move(encoder: Encoder, case: Case) -> None:
     frozen = {k: v.clone() for k, v in encoder.state_dict().items()}
     inject(encoder, parse(case.text))
-    own = {k: v.detach().clone() for k, v in trainable(encoder, "default").items()}
     gradients = {id(p) for p in encoder.parameters() if p.requires_grad}
     assert gradients == {id(p) for p in trainable(encoder, "default").values()}
-    train_steps(encoder, 3)
-    still = [k for k, v in trainable(encoder, "default").items() if torch.equal(v, own[k])]
-    assert [k for k in still if not re.search(case.inert, k)] == []
+    assert [k for k in unmoved(encoder) if not re.search(case.inert, k)] == []
     remove(encoder, "default")
     assert all(torch.equal(v, frozen[k]) for k, v in encoder.state_dict().items())
 
@@ -76,7 +108,7 @@ def test_first_gradient_reaches_every_tensor_or_says_why_not(encoder: Encoder, c
     own = {k: p for k, p in trainable(encoder, "default").items() if not re.search(case.inert, k)}
     silent = [k for k, p in own.items() if p.grad is None or not p.grad.any()]
     assert bool(silent) == bool(case.still)
-    assert all(re.search(r"\.down\.|norm\d\.", key) for key in silent)
+    assert all(re.search(r"\.down\.|\.conv\.|norm\d\.", key) for key in silent)
 
 
 @cases
@@ -96,7 +128,8 @@ def test_removed_gives_back_the_frozen_encoder(encoder: Encoder, case: Case) -> 
     before, keys = output(encoder), list(encoder.state_dict())
     inject(encoder, parse(case.text))
     shake(encoder, "default")
-    assert not torch.equal(output(encoder), before)
+    shaken = output(encoder)
+    assert shaken.shape != before.shape or not torch.equal(shaken, before)
     remove(encoder, "default")
     assert torch.equal(output(encoder), before)
     assert list(encoder.state_dict()) == keys
@@ -136,13 +169,17 @@ def test_two_adapters_serve_one_batch_row_by_row(encoder: Encoder, case: Case) -
     shake(encoder, "one")
     inject(encoder, parse("lora(rank=2)"), name="two")
     shake(encoder, "two")
-    one, two = output(encoder, adapter="one"), output(encoder, adapter="two")
-    mixed = output(encoder, adapter=("two", "one"))
-    assert torch.allclose(mixed[0], two[0], atol=1e-5)
-    assert torch.allclose(mixed[1], one[1], atol=1e-5)
-    assert torch.allclose(output(encoder, adapter=(None, "one"))[0], frozen[0], atol=1e-5)
+    with torch.no_grad():
+        one, two = (encoder(tiny.waves(), adapter=n) for n in ("one", "two"))
+        mixed = encoder(tiny.waves(), adapter=("two", "one"), layers=(1, encoder.depth))
+        half = encoder(tiny.waves(), adapter=(None, "one"))
+    assert torch.allclose(real(mixed, 0), real(two, 0), atol=1e-5)
+    assert torch.allclose(real(mixed, 1), real(one, 1), atol=1e-5)
+    assert torch.allclose(real(half, 0), frozen[0], atol=1e-5)
+    pooled = pool(mixed, (encoder.depth,), "mean")
+    assert torch.allclose(pooled[1], one.tokens[1].mean(dim=0), atol=1e-5)
     remove(encoder, "one")
-    assert torch.allclose(output(encoder), frozen if encoder.active is None else two, atol=1e-5)
+    assert torch.allclose(output(encoder), two.tokens, atol=1e-5)
 
 
 @cases
@@ -154,7 +191,7 @@ def test_neighbours_never_change_a_row(encoder: Encoder, case: Case) -> None:
     both = encoder(long, torch.tensor([16_000, 12_000]))
     alone = encoder(long[1:, :12_000]).tokens[0]
     assert both.mask is not None
-    assert torch.allclose(both.tokens[1][both.mask[1]], alone, atol=1e-4)
+    assert torch.allclose(real(both, 1), alone, atol=1e-4)
 
 
 def test_full_trains_everything_and_goes_without_a_trace(encoder: Encoder) -> None:

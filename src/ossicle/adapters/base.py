@@ -6,6 +6,7 @@
     instead          delta(x)            an overlay that holds its own copy of what it trains
     parallel_skip    frozen(x) + delta(x) + x
     after_only       delta(frozen(x))
+    around           delta(frozen, x)         the correction calls the frozen part itself
 
 x is the LayerNormed input of the sub-layer (PETL of AST, Table III and its code).
 """
@@ -50,6 +51,11 @@ def _after_only(frozen: Frozen, delta: Frozen, x: Tensor, context: Context) -> T
     return delta(frozen(x, context), context)
 
 
+def _around(frozen: Frozen, delta: Any, x: Tensor, context: Context) -> Tensor:
+    y: Tensor = delta(frozen, x, context)
+    return y
+
+
 PLACES: dict[str, Callable[[Frozen, Frozen, Tensor, Context], Tensor]] = {
     "parallel": _parallel,
     "after": _after,
@@ -57,6 +63,7 @@ PLACES: dict[str, Callable[[Frozen, Frozen, Tensor, Context], Tensor]] = {
     "instead": _instead,
     "parallel_skip": _parallel_skip,
     "after_only": _after_only,
+    "around": _around,
 }
 
 
@@ -88,7 +95,7 @@ class PartSpec(Protocol):
 
 
 class Adapted(nn.Module):
-    """A frozen module with deltas by adapter name; each row of a batch runs the delta it asks for.
+    """A frozen module with deltas by adapter name; a forward runs the delta its context names.
 
     Args:
         base: the frozen module, called as base(x, context).
@@ -110,19 +117,8 @@ class Adapted(nn.Module):
         del self.deltas[name], self.places[name]
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        """(batch, tokens, dim) through base and the deltas `context.adapter` names."""
-        asked = context.adapter
-        if not isinstance(asked, tuple):
-            return self._run(asked, x, context)
-        if len(asked) != len(x):
-            raise AdapterError(f"{len(asked)} adapter names for a batch of {len(x)} clips; give one name per clip")
-        rows = {name: [i for i, n in enumerate(asked) if n == name] for name in dict.fromkeys(asked)}
-        order = torch.tensor([i for group in rows.values() for i in group], device=x.device)
-        picks = [torch.tensor(group, device=x.device) for group in rows.values()]
-        parts = [self._run(n, x[i], context.rows(i, n)) for n, i in zip(rows, picks, strict=True)]
-        return torch.cat(parts)[torch.argsort(order)]
-
-    def _run(self, name: str | None, x: Tensor, context: Context) -> Tensor:
+        """(batch, tokens, dim) through base and the delta `context.adapter` names."""
+        name = context.adapter
         if name not in self.places:
             y: Tensor = self.base(x, context)
             return y
@@ -159,11 +155,18 @@ def positive(**values: float) -> None:
             raise AdapterError(f"{name}={value} must be above 0")
 
 
+def share(**values: float) -> None:
+    """Raise an AdapterError for the first value outside 0 to below 1."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise AdapterError(f"{name}={value} must be at least 0 and below 1")
+
+
 def fill(weight: Tensor, init: str, generator: torch.Generator, *, up: bool) -> None:
     """Initialise a projection in place.
 
     Args:
-        weight: the (out, in) matrix.
+        weight: the (out, in) matrix or (out, in, ...) kernel.
         init: "silent" (down normal, up zero: starts as the frozen model), "hf" (both truncated normal of std 0.02,
             what the code of PETL of AST really started from) or "zero" (both zero: never learns; for the record).
         generator: draws the numbers.
@@ -177,7 +180,16 @@ def fill(weight: Tensor, init: str, generator: torch.Generator, *, up: bool) -> 
         elif init == "hf":
             nn.init.trunc_normal_(weight, std=0.02, generator=generator)
         else:
-            weight.normal_(std=weight.shape[1] ** -0.5, generator=generator)
+            weight.normal_(std=weight[0].numel() ** -0.5, generator=generator)
+
+
+def fill_linears(down: nn.Linear, up: nn.Linear, init: str, generator: torch.Generator) -> None:
+    """Initialise both projections of a bottleneck, biases zero."""
+    fill(down.weight, init, generator, up=False)
+    fill(up.weight, init, generator, up=True)
+    for bias in (down.bias, up.bias):
+        if not bias.is_meta:
+            nn.init.zeros_(bias)
 
 
 INITS = ("silent", "hf", "zero")

@@ -6,22 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ossicle.adapters.base import INITS, Site, fill, pick, pick_blocks, positive
-from ossicle.adapters.norms import overlay
+from ossicle.adapters.base import INITS, Site, fill_linears, pick, positive
+from ossicle.adapters.placement import at_sub_layers, placement, width
 from ossicle.backbones.encoder import Encoder
 from ossicle.contracts import Context
-from ossicle.errors import AdapterError
-
-NORM_OF = {"attn": "norm1", "mlp": "norm2"}
-# (place, residual) to where `Adapted` puts the delta; "off" and "on" are the ablation of Table VII.
-PLACEMENTS = {
-    ("parallel", "off"): "parallel",
-    ("parallel", "on"): "parallel_skip",
-    ("after", "on"): "after",
-    ("after", "off"): "after_only",
-    ("before", "on"): "before",
-}
-USUAL_RESIDUAL = {"parallel": "off", "after": "on", "before": "on"}
 
 
 class BottleneckDelta(nn.Module):
@@ -31,13 +19,16 @@ class BottleneckDelta(nn.Module):
         dim: token width.
         rank: width between.
         scale: gain of the correction.
+        init: see `base.fill`.
+        generator: draws the initial weights.
     """
 
-    def __init__(self, dim: int, rank: int, *, scale: float = 1.0) -> None:
+    def __init__(self, dim: int, rank: int, *, scale: float, init: str, generator: torch.Generator) -> None:
         super().__init__()
         self.down = nn.Linear(dim, rank)
         self.up = nn.Linear(rank, dim)
         self.scale = scale
+        fill_linears(self.down, self.up, init, generator)
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         """(..., dim) to the same shape."""
@@ -50,10 +41,10 @@ class Bottleneck:
     """Spec of bottleneck adapters.
 
     Args:
-        sites: attn, mlp or attn,mlp (Houlsby) as "both".
+        sites: attn, mlp or both (Houlsby).
         place: parallel (input is the LayerNormed token), after or before the sub-layer.
         residual: on, off or usual (on for after and before, off for parallel).
-        reduction: dim / rank; 0 uses rank.
+        reduction: dim / rank.
         rank: width between; 0 takes round(dim / reduction).
         scale: gain of the correction.
         norms: also train the LayerNorm of every touched sub-layer, as the paper's code does.
@@ -75,26 +66,9 @@ class Bottleneck:
         """One delta per touched sub-layer, and its norm."""
         positive(rank_or_reduction=self.rank or self.reduction, scale=self.scale)
         pick("init", self.init, INITS)
-        pick("place", self.place, tuple(USUAL_RESIDUAL))
-        parts = ("attn", "mlp") if self.sites == "both" else (pick("sites", self.sites, ("attn", "mlp", "both")),)
-        residual = USUAL_RESIDUAL[self.place] if self.residual == "usual" else self.residual
-        if (self.place, residual) not in PLACEMENTS:
-            raise AdapterError(f"bottleneck has no place={self.place} with residual={residual}; use on, off or usual")
-        place = PLACEMENTS[self.place, residual]
-        rank = self.rank or max(1, round(encoder.dim / self.reduction))
-        found = []
-        for n in pick_blocks(self.blocks, encoder.depth):
-            for part in parts:
-                found.append(Site(f"blocks.{n}.{part}", place, self._delta(encoder.dim, rank, generator)))
-                if self.norms:
-                    found.append(overlay(encoder, f"blocks.{n}.{NORM_OF[part]}"))
-        return found
-
-    def _delta(self, dim: int, rank: int, generator: torch.Generator) -> BottleneckDelta:
-        delta = BottleneckDelta(dim, rank, scale=self.scale)
-        fill(delta.down.weight, self.init, generator, up=False)
-        fill(delta.up.weight, self.init, generator, up=True)
-        if not delta.down.bias.is_meta:
-            nn.init.zeros_(delta.down.bias)
-            nn.init.zeros_(delta.up.bias)
-        return delta
+        rank = width(encoder, self.rank, self.reduction)
+        return at_sub_layers(
+            encoder, self.sites, placement(self.place, self.residual), self.blocks,
+            lambda: BottleneckDelta(encoder.dim, rank, scale=self.scale, init=self.init, generator=generator),
+            norms=self.norms,
+        )  # fmt: skip

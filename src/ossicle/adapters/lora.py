@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ossicle.adapters.base import INITS, Site, fill, pick, pick_blocks, positive
+from ossicle.adapters.base import INITS, Site, fill, pick, pick_blocks, positive, share
 from ossicle.backbones.encoder import Encoder
 from ossicle.contracts import Context
 from ossicle.errors import AdapterError
@@ -71,8 +71,7 @@ class Lora:
             both = f"rank={self.rank}, reduction={self.reduction}"
             raise AdapterError(f"lora takes rank or reduction, not both; got {both}")
         positive(rank=self.rank or self.reduction or USUAL_RANK, alpha=self.alpha)
-        if not 0 <= self.dropout < 1:
-            raise AdapterError(f"dropout={self.dropout} must be at least 0 and below 1")
+        share(dropout=self.dropout)
         pick("init", self.init, INITS)
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise AdapterError(f"targets={self.targets} must be some of q, k, v, o, each once")

@@ -7,19 +7,29 @@ from typing import Any
 from ossicle.adapters.base import PartSpec
 from ossicle.adapters.bitfit import BitFit
 from ossicle.adapters.bottleneck import Bottleneck
+from ossicle.adapters.convpass import Convpass
 from ossicle.adapters.full import Full, Probe
+from ossicle.adapters.hydra import Hydra
+from ossicle.adapters.lookaside import LookAside
 from ossicle.adapters.lora import Lora
 from ossicle.adapters.norms import Norms
+from ossicle.adapters.prefix import Prefix
 from ossicle.adapters.presets import PRESETS
+from ossicle.adapters.prompts import Prompts
 from ossicle.errors import AdapterError, UnknownNameError
 
 ADAPTERS: dict[str, type[Any]] = {
     "bitfit": BitFit,
     "bottleneck": Bottleneck,
+    "convpass": Convpass,
     "full": Full,
+    "hydra": Hydra,
+    "lookaside": LookAside,
     "lora": Lora,
     "norm": Norms,
+    "prefix": Prefix,
     "probe": Probe,
+    "prompts": Prompts,
 }
 
 

@@ -1,14 +1,16 @@
 """The encoder every transformer backbone is: front end, stem, blocks, final norm."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ossicle.contracts import Context, Encoded, TokenGrid
-from ossicle.errors import UsageError
+from ossicle.errors import AdapterError, UsageError
+from ossicle.layers import Socket
 from ossicle.masking import gather, keep_random
 
 
@@ -52,6 +54,7 @@ class Encoder(nn.Module):
         self.depth = len(blocks)
         self.frontend = frontend
         self.stem = stem
+        self.inlets = nn.ModuleList(Socket() for _ in blocks)  # prompts come in here, one before every block
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
         self.usual_layers = tuple(usual_layers) or (self.depth,)
@@ -151,18 +154,36 @@ class Encoder(nn.Module):
             adapter: as in `forward`.
         """
         self._check(layers, adapter)
-        mask = None if valid is None else valid[:, None, None, :]
-        context = Context(grid=grid, adapter=self.active if adapter is None else adapter, kept=kept, mask=mask)
+        if not isinstance(adapter, tuple):
+            name = self.active if adapter is None else adapter
+            return self._run(x, Context(grid, name, kept, None), valid, number, layers)
+        if len(adapter) != len(x):
+            raise AdapterError(f"{len(adapter)} adapter names for a batch of {len(x)} clips; give one name per clip")
+        groups = [[i for i, n in enumerate(adapter) if n == name] for name in dict.fromkeys(adapter)]
+        parts = []
+        for rows in groups:
+            some = torch.tensor(rows, device=x.device)
+            keep, real = (None if t is None else t[some] for t in (kept, valid))
+            parts.append(self._run(x[some], Context(grid, adapter[rows[0]], keep, None), real, number, layers))
+        order = torch.tensor([i for rows in groups for i in rows], device=x.device).argsort()
+        return _join(parts, order)
+
+    def _run(self, x: Tensor, context: Context, valid: Tensor | None, number: int, layers: Sequence[int]) -> Encoded:
+        """Blocks and norm for rows of one adapter."""
+        out = Encoded(x, context.grid, valid)
         last = max(layers) if layers else self.depth
-        hidden = {number: x} if number in layers else {}
-        for done, block in enumerate(self.blocks[number:last], start=number + 1):
-            x = block(x, context)
-            if done in layers and done < self.depth:
-                hidden[done] = x
-        if last == self.depth:
-            x = self.norm(x, context)
-            hidden |= {self.depth: x} if layers else {}
-        return Encoded(tokens=x, grid=grid, mask=valid, hidden=hidden)
+        for done in range(number, last + 1):
+            if done == self.depth:
+                out.tokens = self.norm(out.tokens, context)
+            if done in layers:
+                out.hidden[done], out.masks[done] = out.tokens, out.mask
+            if done < last:
+                x = self.inlets[done](out.tokens, context)
+                _widen(out, x.shape[1] - out.tokens.shape[1])
+                mask = None if out.mask is None else out.mask[:, None, None, :]
+                context = replace(context, grid=out.grid, mask=mask)
+                out.tokens = self.blocks[done](x, context)
+        return out
 
     def _check(self, layers: Sequence[int], adapter: str | tuple[str | None, ...] | None) -> None:
         wrong = [n for n in layers if not 0 <= n <= self.depth]
@@ -172,6 +193,31 @@ class Encoder(nn.Module):
         unknown = [n for n in names if n is not None and n not in self.adapters]
         if unknown:
             raise UsageError(f"adapter '{unknown[0]}' is not on {self.name}; there are: {sorted(self.adapters)}")
+
+
+def _widen(out: Encoded, more: int) -> None:
+    """Note that an inlet put tokens in front, or took some (below 0)."""
+    if more:
+        out.grid = replace(out.grid, extra=out.grid.extra + more)
+        out.mask = None if out.mask is None else F.pad(out.mask, (more, 0), value=True)
+
+
+def _join(parts: Sequence[Encoded], order: Tensor) -> Encoded:
+    """Rows of several adapters in one batch; where one adds tokens, the rows of the others end in masked ones."""
+
+    def stack(pairs: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+        longest = max(x.shape[1] for x, _ in pairs)
+        rows = torch.cat([F.pad(x, (0, 0, 0, longest - x.shape[1])) for x, _ in pairs])[order]
+        if all(mask is None and x.shape[1] == longest for x, mask in pairs):
+            return rows, None
+        masks = [torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if m is None else m for x, m in pairs]
+        return rows, torch.cat([F.pad(m, (0, longest - m.shape[1])) for m in masks])[order]
+
+    tokens, mask = stack([(p.tokens, p.mask) for p in parts])
+    out = Encoded(tokens, max((p.grid for p in parts), key=lambda g: g.extra), mask)
+    for layer in parts[0].hidden:
+        out.hidden[layer], out.masks[layer] = stack([(p.hidden[layer], p.masks[layer]) for p in parts])
+    return out
 
 
 @dataclass(frozen=True)
