@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +70,10 @@ def test_a_preset_equals_its_paper_or_says_what_is_wrong_there(name: str) -> Non
     preset = PRESETS[name]
     counted = row("ast-base", name, preset)["trainable"]
     assert (preset.paper in printed(counted, preset.paper)) == (not preset.slip)
+
+
+def test_the_docs_list_every_preset_with_its_count() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "adapters.md").read_text(encoding="utf-8")
+    for name, preset in PRESETS.items():
+        line = f"| `{name}` | `{preset.text}` | {row('ast-base', name, preset)['trainable']:,} | {preset.paper}"
+        assert line in page

@@ -6,11 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ossicle.contracts import Clip
-from ossicle.data import esc50, folders, manifest
+from ossicle.data import (
+    epic_sounds,
+    esc50,
+    fluent_speech,
+    folders,
+    fsdd,
+    manifest,
+    speech_commands,
+    urbansound8k,
+)
 from ossicle.errors import DataError, UnknownNameError
 
 DATASETS: dict[str, Callable[[Path], tuple[list[Clip], list[str]]]] = {
+    "epic-sounds": epic_sounds.rows,
     "esc50": esc50.rows,
+    "fluent-speech": fluent_speech.rows,
+    "fsdd": fsdd.rows,
+    "speech-commands": speech_commands.rows,
+    "urbansound8k": urbansound8k.rows,
 }
 
 _METADATA = tuple(f"metadata{suffix}" for suffix in manifest.SUFFIXES)
