@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt 'torch'
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[containers,convert,dev,docs]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[containers,convert,dev,docs,export]'
 	touch $(STAMP)
 
 demo: install

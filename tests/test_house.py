@@ -25,7 +25,8 @@ LAYERS = [
     {"train", "index"},
     {"config"},
     {"partition", "build"},
-    {"predict", "results", "report"},
+    {"protocols"},
+    {"predict", "results", "report", "export"},
     {"serve"},
     {"cli"},
 ]

@@ -17,7 +17,7 @@ from ossicle import adapters, backbones, config, devices, plots, zoo
 from ossicle.adapters import store
 from ossicle.card import card
 from ossicle.config import Recipe
-from ossicle.contracts import Clip
+from ossicle.contracts import Clip, Prediction
 from ossicle.data import Dataset
 from ossicle.errors import AdapterError, CheckpointError, DataError, UsageError
 from ossicle.features import FeatureStore, TokenStore
@@ -30,6 +30,7 @@ from ossicle.train.evaluate import bound, cut, evaluate
 from ossicle.train.loop import METRICS, fit
 
 RECIPE = "recipe.toml"
+JUDGED = "judged_{}.jsonl"
 LABELS = "labels.json"
 CARD = "README.md"
 WAVE_CACHE = 2 * 1024**3
@@ -302,6 +303,7 @@ def _final_scores(task: Classifier, parts: Split, recipe: Recipe, out: Path) -> 
         rows, scores[name] = evaluate(
             task, clips, batch=recipe.train.batch, precision=precision, window_s=recipe.task.window_s
         )
+        _save_judged(out / JUDGED.format(name), clips, rows)
         if not task.multi_label:
             good = [(c, r) for c, r in zip(clips, rows, strict=True) if r.error is None]
             index = {label: i for i, label in enumerate(task.labels)}
@@ -310,3 +312,16 @@ def _final_scores(task: Classifier, parts: Split, recipe: Recipe, out: Path) -> 
             matrix = metrics.confusion(wanted, got, len(task.labels))
             plots.confusion_matrix(matrix, task.labels, out / "confusion.png")
     return scores
+
+
+def _save_judged(path: Path, clips: Sequence[Clip], rows: Sequence[Prediction]) -> None:
+    """What was said of every scored clip, by its name in the data set: for comparing two runs clip by clip."""
+    lines = [
+        {
+            "name": c.name or c.path.name, "start": c.start,
+            "wanted": ";".join(c.labels), "label": r.label, "score": r.score,
+        }
+        for c, r in zip(clips, rows, strict=True)
+    ]  # fmt: skip
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))

@@ -31,6 +31,9 @@ class Data(Table):
     )
     licences: list[str] = Field(default=[], description="only clips under these licences; empty takes all")
     per_class: int = Field(default=0, ge=0, description="few-shot: clips per class; 0 takes all")
+    per_class_from: Literal["seeded", "first"] = Field(
+        default="seeded", description="few-shot: drawn with the seed, or the first in file order (parity)"
+    )
 
 
 class BackboneTable(Table):

@@ -142,9 +142,7 @@ class KaldiFbank(nn.Module):
         """Window (window,), share of the mean left by pre-emphasis (), and mel bands, on a device."""
         dtype = _mel_dtype(device)
         if (device, dtype) not in self._constants:
-            hann = torch.hann_window(WINDOW, periodic=False, dtype=torch.float64, device="cpu")
-            shape = hann.pow(0.85) if self.window == "povey" else hann
-            window = (shape * self.scale).to(device, torch.float32)
+            window = (kaldi_window(self.window) * self.scale).to(device, torch.float32)
             drop = torch.tensor(1 - 0.97, dtype=torch.float32, device=device)
             self._constants[device, dtype] = (window, drop, _bands(kaldi_filters(self.mels), device, dtype))
         return self._constants[device, dtype]
@@ -218,6 +216,12 @@ class WhisperLogMel(nn.Module):
             window = torch.hann_window(WINDOW, dtype=torch.float64, device="cpu").to(device, torch.float32)
             self._constants[device, dtype] = (window, _bands(slaney_filters(self.mels), device, dtype))
         return self._constants[device, dtype]
+
+
+def kaldi_window(name: str) -> Tensor:
+    """Kaldi's "hanning" or "povey" window: (WINDOW,) float64."""
+    hann = torch.hann_window(WINDOW, periodic=False, dtype=torch.float64, device="cpu")
+    return hann.pow(0.85) if name == "povey" else hann
 
 
 def kaldi_filters(mels: int) -> Tensor:

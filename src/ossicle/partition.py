@@ -40,7 +40,7 @@ def split(clips: Sequence[Clip], data: Data, seed: int) -> Split:
     kept_out = {*data.test, *data.val}
     train = select(usable, data.train, None) if data.train else [c for c in usable if c.split not in kept_out]
     if data.per_class:
-        train = per_class(train, data.per_class, seed)
+        train = per_class(train, data.per_class, seed if data.per_class_from == "seeded" else None)
     if not data.val and data.hold_out:
         train, val = hold_out(train, data.hold_out, seed)
     if not train:

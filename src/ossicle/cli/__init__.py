@@ -11,6 +11,7 @@ from ossicle.cli.adapters import adapters
 from ossicle.cli.demo import demo
 from ossicle.cli.doctor import doctor
 from ossicle.cli.evaluate import evaluate
+from ossicle.cli.export import export
 from ossicle.cli.models import models
 from ossicle.cli.predict import predict
 from ossicle.cli.train import train
@@ -23,6 +24,7 @@ VERBS: dict[str, Callable[..., Any] | typer.Typer] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "demo": demo,
 }
 

@@ -99,13 +99,13 @@ def _fill(order: Sequence[str], sizes: dict[str, int], fraction: float) -> list[
     return chosen or [min(order, key=lambda group: sizes[group])]
 
 
-def per_class(clips: Sequence[Clip], k: int, seed: int) -> list[Clip]:
+def per_class(clips: Sequence[Clip], k: int, seed: int | None) -> list[Clip]:
     """Choose k clips of every class, for learning from few; the choice for a smaller k is part of that for a larger.
 
     Args:
         clips: where to choose from; the first label counts.
         k: clips of each class.
-        seed: chooses them.
+        seed: chooses them; None takes the first of the file order, as PETL of AST does.
 
     Returns:
         The chosen clips sorted by label, then name.
@@ -117,14 +117,15 @@ def per_class(clips: Sequence[Clip], k: int, seed: int) -> list[Clip]:
     if k < 1:
         raise UsageError(f"{k} clips per class were asked for; ask for at least 1")
     classes: dict[str, list[Clip]] = {}
-    for clip in sorted(clips, key=_order):
+    for clip in clips if seed is None else sorted(clips, key=_order):
         classes.setdefault(_first(clip), []).append(clip)
     short = [f"{label} ({len(found)})" for label, found in sorted(classes.items()) if len(found) < k]
     if short:
         raise DataError(f"{k} clips per class were asked for but these have fewer: {shorten(short)}; ask for less")
     chosen: list[Clip] = []
     for label, found in sorted(classes.items()):
-        random.Random(f"{seed}:{label}").shuffle(found)
+        if seed is not None:
+            random.Random(f"{seed}:{label}").shuffle(found)
         chosen += sorted(found[:k], key=_order)
     return chosen
 

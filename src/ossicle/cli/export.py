@@ -1,0 +1,41 @@
+"""`ossicle export DIR --to F`: a trained adapter for use without Ossicle, as ONNX or in PEFT's format."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ossicle import build
+from ossicle import export as exporting
+from ossicle.adapters import peft_format
+from ossicle.errors import UsageError
+
+
+def export(
+    adapter: Annotated[str, typer.Argument(metavar="DIR", help="Adapter folder or the name of one that ships.")],
+    to: Annotated[Path, typer.Option(help="A .onnx file, or a folder for LoRA in PEFT's format.")],
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="ONNX: length of the clips it takes; the recipe's if not given.")
+    ] = None,
+) -> None:
+    """Write a trained adapter for use without Ossicle."""
+    if to.suffix and to.suffix != ".onnx":
+        raise UsageError(f"--to {to} is neither a .onnx file nor a folder; give one of them")
+    if to.exists() and to.is_dir() == (to.suffix == ".onnx"):
+        raise UsageError(f"--to {to} is a {'folder' if to.is_dir() else 'file'}; give another name")
+    loaded = build.load(adapter)
+    console = Console()
+    if to.suffix != ".onnx":
+        peft_format.to_peft(loaded.task.encoder, to)
+        console.print(f"LoRA in PEFT's format in {to}; the classifier's head is not part of it", soft_wrap=True)
+        return
+    task = loaded.recipe.task
+    length = seconds or task.shortest_s or task.window_s
+    worst = exporting.to_onnx(loaded, to, seconds=length)
+    rate = loaded.task.encoder.rate_hz
+    console.print(
+        f"{to}: waves (batch, {round(length * rate)}) at {rate} Hz to probabilities of {len(loaded.task.labels)}"
+        f" classes; differs from torch by at most {worst:.1e}",
+        soft_wrap=True, markup=False,
+    )  # fmt: skip

@@ -1,0 +1,150 @@
+"""Protocols: folds, seeds and few-shot as single runs, each written as it ends and never run twice; their means.
+
+A folder of runs holds, for each, `NAME/` (the adapter with everything `build.train` writes) and `NAME.json` (its row).
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ossicle import build
+from ossicle.config import Recipe
+from ossicle.data import Dataset
+from ossicle.errors import CheckpointError, DataError, UsageError
+from ossicle.files import write_atomic
+from ossicle.metrics.compare import Comparison, paired_bootstrap
+from ossicle.train.checkpoint import LAST
+
+Validation = Literal["none", "next"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Args:
+        name: of its folder and row.
+        recipe: everything it follows from.
+    """
+
+    name: str
+    recipe: Recipe
+
+
+def runs(
+    recipe: Recipe,
+    *,
+    folds: Sequence[str] = (),
+    tests: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    validation: Validation = "none",
+) -> list[Run]:
+    """The runs of a cross-validation, or of official splits where there are no folds.
+
+    Args:
+        recipe: what all have in common.
+        folds: names of all folds; empty uses the recipe's own splits.
+        tests: folds to test on in turn; empty takes all of them.
+        seeds: each fold is run with every one.
+        validation: "none" trains on all other folds, "next" keeps the fold before the test fold, in a circle, for
+            validation (PETL of AST: train 1 2 3, validate 4, test 5).
+
+    Raises:
+        UsageError: for a test fold that is not among the folds, or fewer folds than the protocol needs.
+    """
+    wanted = 2 + (validation == "next")
+    if folds and (len(folds) < wanted or not set(tests) <= set(folds)):
+        raise UsageError(f"folds {list(folds)} and test folds {list(tests)}: at least {wanted} folds are wanted")
+    if not folds:
+        return [Run(f"seed{seed}", _with(recipe, {}, seed)) for seed in seeds]
+    made = []
+    for test in tests or folds:
+        val = [folds[folds.index(test) - 1]] if validation == "next" else []
+        train = [fold for fold in folds if fold not in (test, *val)]
+        parts: dict[str, Any] = {"train": train, "val": val, "test": [test], "hold_out": 0.0}
+        made += [Run(f"fold{test}_seed{seed}", _with(recipe, parts, seed)) for seed in seeds]
+    return made
+
+
+def _with(recipe: Recipe, parts: dict[str, Any], seed: int) -> Recipe:
+    """The recipe on these splits with this seed."""
+    raw = recipe.model_dump()
+    raw["data"] |= parts
+    raw["train"]["seed"] = seed
+    return Recipe.model_validate(raw)
+
+
+def run(one: Run, dataset: Dataset, out: Path, *, quiet: bool = True) -> dict[str, Any]:
+    """Train and test one run, go on with a begun one, or read its row if it is done.
+
+    Returns:
+        `name`, `test` (splits tested on), `seed`, `scores`, `correct` ("1" and "0" by clip name, for pairing), counts.
+
+    Raises:
+        OssicleError: of every kind training raises.
+        DataError: if it leaves no test clips.
+        CheckpointError: if the row there was made by another recipe.
+    """
+    file, folder = out / f"{one.name}.json", out / one.name
+    recipe = one.recipe.model_dump(mode="json")
+    if file.is_file():
+        row: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if row["recipe"] != recipe:
+            raise CheckpointError(f"{file} was made by another recipe; give another folder or take it away")
+        return row
+    resume = (folder / LAST).is_file()
+    manifest = build.train(one.recipe, dataset, folder, resume=resume, quiet=quiet)
+    if "test" not in manifest["scores"]:
+        raise DataError(f"{one.name} has no test clips; name data.test or use data with a test split")
+    judged = (folder / build.JUDGED.format("test")).read_text(encoding="utf-8").splitlines()
+    lines = sorted((json.loads(line) for line in judged), key=lambda line: (line["name"], line["start"]))
+    row = {
+        "name": one.name, "test": one.recipe.data.test, "seed": one.recipe.train.seed,
+        "scores": manifest["scores"]["test"],
+        "correct": "".join(str(int(line["label"] == line["wanted"])) for line in lines),
+        "train_clips": manifest["data"]["train"], "test_clips": manifest["data"]["test"],
+        "parameters": manifest["parameters"], "recipe": recipe,
+    }  # fmt: skip
+    write_atomic(file, lambda part: part.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8"))
+    return row
+
+
+def summary(rows: Sequence[dict[str, Any]], score: str = "accuracy") -> dict[str, Any]:
+    """Mean and sample standard deviation of a score over folds (each the mean of its seeds), and over seeds.
+
+    Raises:
+        UsageError: if there is no row.
+    """
+    if not rows:
+        raise UsageError("there is no finished run to sum up")
+    folds: dict[str, list[float]] = {}
+    seeds: dict[int, list[float]] = {}
+    for row in rows:
+        folds.setdefault(",".join(row["test"]), []).append(row["scores"][score])
+        seeds.setdefault(row["seed"], []).append(row["scores"][score])
+    by_fold, by_seed = ([statistics.fmean(v) for v in group.values()] for group in (folds, seeds))
+    return {
+        "mean": statistics.fmean(by_fold),
+        "std_folds": statistics.stdev(by_fold) if len(by_fold) > 1 else None,
+        "std_seeds": statistics.stdev(by_seed) if len(by_seed) > 1 else None,
+        "folds": len(by_fold), "seeds": len(by_seed),
+    }  # fmt: skip
+
+
+def compare(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> Comparison:
+    """Paired bootstrap of accuracy over all clips both were tested on, run by run.
+
+    Raises:
+        UsageError: if the two share no run, or a run was tested on other clips.
+    """
+    others = {row["name"]: row["correct"] for row in second}
+    pairs = [(row["correct"], others[row["name"]]) for row in first if row["name"] in others]
+    if not pairs or any(len(a) != len(b) for a, b in pairs):
+        raise UsageError("these two have no runs in common that were tested on the same clips; run both alike")
+    marks = (np.array([c == "1" for pair in pairs for c in pair[side]], dtype=np.float64) for side in (0, 1))
+    return paired_bootstrap(*marks)
