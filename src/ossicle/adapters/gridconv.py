@@ -25,7 +25,7 @@ def spread(x: Tensor, context: Context) -> Tensor:
     if context.kept is None:
         return x
     grid = context.grid
-    whole = x.new_zeros(len(x), grid.tokens - grid.extra, x.shape[-1])
+    whole = x.new_zeros(x.shape[0], grid.tokens - grid.extra, x.shape[-1])
     index = context.kept[..., None].expand(-1, -1, x.shape[-1])
     return torch.cat([x[:, : grid.extra], whole.scatter(1, index, x[:, grid.extra :])], dim=1)
 
@@ -66,7 +66,7 @@ class GridConv(nn.Conv2d):
         front, rest = whole[:, : grid.extra], whole[:, grid.extra :]
         by_freq = grid.order == "freq"
         sides = (grid.freq, grid.time) if by_freq else (grid.time, grid.freq)
-        image = rest.reshape(len(x), *sides, -1).permute(0, 3, 1, 2)  # (batch, channels, *sides)
+        image = rest.reshape(x.shape[0], *sides, -1).permute(0, 3, 1, 2)  # (batch, channels, *sides)
         image = super().forward(image if by_freq else image.transpose(2, 3))
         rest = (image if by_freq else image.transpose(2, 3)).flatten(2).transpose(1, 2)
         centre = self.weight[:, :, self.kernel_size[0] // 2, self.kernel_size[1] // 2]

@@ -25,7 +25,7 @@ class PrefixDelta(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """(batch, tokens, dim) to (batch, number + tokens, dim)."""
-        return torch.cat([self.tokens.expand(len(x), -1, -1), x], dim=1)
+        return torch.cat([self.tokens.expand(x.shape[0], -1, -1), x], dim=1)
 
 
 @dataclass(frozen=True)

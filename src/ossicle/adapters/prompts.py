@@ -47,7 +47,7 @@ class FirstPrompts(nn.Module):
         """(batch, tokens, dim) to (batch, more tokens, dim)."""
         extra = context.grid.extra
         kept = min(1, extra) if self.drop else extra
-        return torch.cat([x[:, :kept], self.prompts.expand(len(x), -1, -1), x[:, extra:]], dim=1)
+        return torch.cat([x[:, :kept], self.prompts.expand(x.shape[0], -1, -1), x[:, extra:]], dim=1)
 
 
 class NextPrompts(nn.Module):
@@ -65,7 +65,7 @@ class NextPrompts(nn.Module):
         """(batch, tokens, dim) to the same shape."""
         end = context.grid.extra
         start = end - self.prompts.shape[1]
-        return torch.cat([x[:, :start], self.prompts.expand(len(x), -1, -1), x[:, end:]], dim=1)
+        return torch.cat([x[:, :start], self.prompts.expand(x.shape[0], -1, -1), x[:, end:]], dim=1)
 
 
 @dataclass(frozen=True)
