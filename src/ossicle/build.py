@@ -183,8 +183,9 @@ def frozen(recipe: Recipe) -> backbones.Encoder:
     """The backbone of a recipe without an adapter."""
     table = recipe.backbone
     return backbones.load(
-        table.name, weights_from=table.weights or None, source=table.source, stride=table.stride or None
-    )
+        table.name, weights_from=table.weights or None, source=table.source, stride=table.stride or None,
+        frames=table.frames or None, statistics=table.statistics or None, zero_positions=table.positions == "zero",
+    )  # fmt: skip
 
 
 def load(where: str) -> Loaded:

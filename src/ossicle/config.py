@@ -43,6 +43,11 @@ class BackboneTable(Table):
     weights: str = Field(default="", description="a checkpoint of the user's own; empty takes the published one")
     source: Literal["auto", "hub", "wheel"] = "auto"
     stride: int = Field(default=0, ge=0, description="step between patches; 0 is the published one")
+    frames: int = Field(default=0, ge=0, description="pad or cut every clip to this many frames; 0 keeps its length")
+    statistics: str = Field(default="", description="data set whose log-mel mean and deviation normalise; empty: usual")
+    positions: Literal["usual", "zero"] = Field(
+        default="usual", description="zero: no position embedding, as the code of PETL of AST ran (parity)"
+    )
 
 
 class AdapterTable(Table):

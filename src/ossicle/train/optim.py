@@ -24,12 +24,15 @@ class Settings:
         batch: clips per step.
         lr: peak learning rate.
         head_lr: peak for everything but the backbone; 0 takes lr.
-        weight_decay: of AdamW, on matrices only unless decay_all.
+        optimizer: adamw, or adam, whose weight decay goes through the gradient.
+        weight_decay: on matrices only unless decay_all.
         decay_all: also decay norms and biases, as PETL of AST does.
-        beta1: of AdamW.
-        beta2: of AdamW.
-        eps: of AdamW.
+        beta1: of the optimizer.
+        beta2: of the optimizer.
+        eps: of the optimizer.
         warmup: share of all steps in which the rate rises linearly.
+        milestones: (epoch, factor) pairs in order: from that epoch on the rate is the peak times the factor; empty is a
+            cosine to 0.
         clip: largest gradient norm; 0 is off.
         accumulate: steps whose gradients are added up before the weights move.
         precision: auto, float32 or bfloat16.
@@ -41,12 +44,14 @@ class Settings:
     batch: Whole = 32
     lr: Amount = 1e-3
     head_lr: Amount = 0.0
+    optimizer: Literal["adamw", "adam"] = "adamw"
     weight_decay: Amount = 0.01
     decay_all: bool = False
     beta1: Share = 0.9
     beta2: Share = 0.999
     eps: Amount = 1e-8
     warmup: Share = 0.1
+    milestones: tuple[tuple[int, float], ...] = ()
     clip: Amount = 1.0
     accumulate: Whole = 1
     precision: Precision = "auto"
@@ -54,8 +59,11 @@ class Settings:
     keep: Literal["best", "last"] = "best"
 
 
-def optimizer(parts: dict[str, nn.Module], settings: Settings) -> torch.optim.AdamW:
-    """AdamW over every trainable parameter of the parts, in groups by learning rate and decay."""
+OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+
+
+def optimizer(parts: dict[str, nn.Module], settings: Settings) -> torch.optim.Adam:
+    """The optimizer over every trainable parameter of the parts, in groups by learning rate and decay."""
     groups = []
     for name, module in parts.items():
         lr = settings.lr if name == "backbone" else settings.head_lr or settings.lr
@@ -67,16 +75,19 @@ def optimizer(parts: dict[str, nn.Module], settings: Settings) -> torch.optim.Ad
             for group, decay in ((matrices, settings.weight_decay), (vectors, 0.0))
             if group
         ]
-    return torch.optim.AdamW(groups, betas=(settings.beta1, settings.beta2), eps=settings.eps)
+    return OPTIMIZERS[settings.optimizer](groups, betas=(settings.beta1, settings.beta2), eps=settings.eps)
 
 
 def schedule(optimizer: torch.optim.Optimizer, settings: Settings, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then a cosine to 0, per step."""
+    """Linear warm-up, then a cosine to 0 per step, or the milestones per epoch."""
     warm = int(steps * settings.warmup)
+    per_epoch = max(1, steps // settings.epochs)
 
     def factor(step: int) -> float:
         if step < warm:
             return (step + 1) / warm
+        if settings.milestones:
+            return next((f for epoch, f in reversed(settings.milestones) if step // per_epoch >= epoch), 1.0)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -2,20 +2,25 @@
 
 from pathlib import Path
 
+from ossicle import sharing
 from ossicle.errors import CheckpointError
 
 NAMES = ("esc50-whisper-tiny",)
 
 
 def find(where: str) -> Path:
-    """The folder of an adapter: a path, or the name of one that ships.
+    """The folder of an adapter: a path, the name of one that ships, or a repository name/birds on the hub.
 
     Raises:
-        CheckpointError: if there is neither.
+        CheckpointError: if there is none of these.
     """
     folder = Path(where)
     if folder.exists():
         return folder
     if where in NAMES:
         return Path(__file__).parent / where
-    raise CheckpointError(f"no adapter folder '{where}'; give a folder, or one that ships: {', '.join(NAMES)}")
+    if sharing.REPO.fullmatch(where) and not where.startswith("."):
+        return sharing.fetch(where)
+    raise CheckpointError(
+        f"no adapter folder '{where}'; give a folder, name/repository on the hub, or one that ships: {', '.join(NAMES)}"
+    )

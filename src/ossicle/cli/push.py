@@ -1,0 +1,18 @@
+"""`ossicle push DIR name/birds`: an adapter to the Hugging Face hub."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ossicle import sharing, zoo
+
+
+def push(
+    adapter: Annotated[str, typer.Argument(metavar="DIR", help="Adapter folder.")],
+    repo: Annotated[str, typer.Argument(help="Repository on the hub, such as name/birds.")],
+    private: Annotated[bool, typer.Option(help="Make a private repository.")] = False,
+) -> None:
+    """Upload an adapter to the Hugging Face hub."""
+    address = sharing.push(zoo.find(adapter), repo, private=private)
+    Console().print(f"uploaded: {address}", soft_wrap=True, markup=False)

@@ -1,0 +1,67 @@
+"""`ossicle reproduce A/table1`: our numbers beside the paper's."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ossicle import reproduce as reproducing
+from ossicle.cli.train import opened
+from ossicle.data import DATASETS
+from ossicle.errors import UnknownNameError
+from ossicle.reproduce import Cell, Options
+
+
+def reproduce(
+    table: Annotated[str, typer.Argument(help="Such as A/table1; 'list' names all.")],
+    data: Annotated[list[str] | None, typer.Option(help="A data set such as esc50:PATH; may be repeated.")] = None,
+    rows: Annotated[list[str] | None, typer.Option(help="Only these rows; may be repeated.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for runs and results.")] = Path("reproduce"),
+    mode: Annotated[str, typer.Option(help="as-written, or parity: as the paper's code ran.")] = "as-written",
+    backbone: Annotated[str, typer.Option(help="Another backbone than the paper's.")] = "",
+    folds: Annotated[list[str] | None, typer.Option(help="The folds at hand, if not all; may be repeated.")] = None,
+    test_folds: Annotated[list[str] | None, typer.Option(help="Test on these folds only; may be repeated.")] = None,
+    seeds: Annotated[list[int] | None, typer.Option(help="Seeds; the paper's if not given; may be repeated.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, such as train.epochs=3; may be repeated.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the cells as JSON.")] = False,
+) -> None:
+    """Run a paper's table; what cannot be run is marked, what is finished is not run again."""
+    if table == "list":
+        print("\n".join(reproducing.tables()))
+        return
+    sets = {}
+    for text in data or []:
+        name = text.partition(":")[0]
+        if name not in DATASETS:
+            raise UnknownNameError("data set", name, DATASETS)
+        sets[name] = opened(text)
+    options = Options(
+        reproducing.checked_mode(mode), backbone, tuple(folds or ()), tuple(test_folds or ()), tuple(seeds or ()),
+        tuple(change or ()),
+    )  # fmt: skip
+    cells = reproducing.reproduce(table, sets, out / table.replace("/", "_"), options, rows or [])
+    if as_json:
+        print(json.dumps([vars(cell) for cell in cells]))
+        return
+    _show(cells)
+    Console().print(f"written to {out / table.replace('/', '_')}", soft_wrap=True, markup=False)
+
+
+def _show(cells: list[Cell]) -> None:
+    console = Console()
+    table = Table("row", "data", "paper", "ours", "trainable", box=None, pad_edge=False)
+    for cell in cells:
+        ours = reproducing.figure(cell) or "not run"
+        paper = "" if cell.printed is None else f"{cell.printed:.2f}"
+        table.add_row(cell.row, cell.column, paper, ours, "" if cell.parameters is None else f"{cell.parameters:,}")
+    console.print(table)
+    for reason in dict.fromkeys(cell.reason for cell in cells if cell.reason):
+        count = sum(cell.reason == reason for cell in cells)
+        console.print(f"not run ({count}): {reason}", soft_wrap=True, markup=False)
+    for note in dict.fromkeys(note for cell in cells if cell.ours for note in cell.notes):
+        console.print(f"differs from the paper: {note}", soft_wrap=True, markup=False)
