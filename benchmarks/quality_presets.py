@@ -45,7 +45,7 @@ def settings(preset: str, args: argparse.Namespace) -> dict[str, Any]:
             "augment": {"shift_s": 1.0, "gain_db": 6.0} if text != "probe()" else {},
         },
         "train": {
-            "epochs": args.epochs, "batch": 16, "lr": lr, "head_lr": 2e-3, "weight_decay": 0.1,
+            "epochs": args.epochs, "batch": args.batch, "lr": lr, "head_lr": 2e-3, "weight_decay": 0.1,
             "precision": "float32", "keep": "last",
         },
     }  # fmt: skip
@@ -99,7 +99,8 @@ def main() -> None:
     parser.add_argument("--train", nargs="+", default=["1", "2", "3"])
     parser.add_argument("--test", nargs="+", default=["4"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--name", default="quality_presets")
@@ -121,7 +122,7 @@ def main() -> None:
             with lock:
                 machine = measure.machine(("torch", "accelerate", "soundfile", "soxr"))
                 how = {"backbone": args.backbone, "per_class": 8, "train": args.train, "test": args.test}
-                how |= {"epochs": args.epochs, "threads": args.threads}
+                how |= {"epochs": args.epochs, "batch": args.batch, "threads": args.threads}
                 rows = sorted([*read(path), row], key=lambda r: (-r["accuracy"], r["preset"], r["seed"]))
                 measure.save(args.name, {"machine": machine, **how, "left_out": left_out, "rows": rows})
             print(preset, seed, row["accuracy"], row["seconds"], flush=True)

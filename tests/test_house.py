@@ -20,7 +20,7 @@ LAYERS = [
     {"audio", "decoding", "frontends", "augment", "masking", "layers"},
     {"backbones"},
     {"adapters", "metrics", "data", "sharing", "zoo"},
-    {"features", "plots", "card"},
+    {"features", "plots", "figures", "card"},
     {"tasks"},
     {"train", "index"},
     {"config"},

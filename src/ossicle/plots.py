@@ -21,11 +21,12 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from ossicle.errors import DataError, UsageError
+from ossicle.files import write_atomic
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#767676"  # Okabe and Ito's safe colours
 _MAX_LABEL = 24
 _COUNTED_CLASSES = 60
-_FORMATS = (".png", ".svg", ".pdf")
+FORMATS = (".png", ".svg", ".pdf")
 
 
 def training_curve(metrics_jsonl: Path, out: Path) -> None:
@@ -53,7 +54,7 @@ def training_curve(metrics_jsonl: Path, out: Path) -> None:
         axes[1].set(title=f"Validation scores{_best(rows, scores)}", ylabel="score (0 to 1)")
     for ax in axes:
         _finish(ax)
-    _save(figure, out)
+    save(figure, out)
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -150,7 +151,7 @@ def confusion_matrix(matrix: NDArray[np.integer], labels: Sequence[str], out: Pa
     _grid(ax, classes)
     if classes <= _COUNTED_CLASSES:
         _write_counts(ax, matrix, shares, size)
-    _save(figure, out)
+    save(figure, out)
 
 
 def _cut(label: str) -> str:
@@ -223,10 +224,14 @@ def _render(figure: Figure, form: str) -> bytes:
     return buffer.getvalue()
 
 
-def _save(figure: Figure, out: Path) -> None:
-    if out.suffix.lower() not in _FORMATS:
-        raise UsageError(f"{out.name} is not a picture ossicle writes; end it with one of {', '.join(_FORMATS)}")
+def save(figure: Figure, out: Path) -> None:
+    """Write a figure whole or not at all.
+
+    Raises:
+        UsageError: for a suffix that is no picture's.
+        CheckpointError: if it cannot be written.
+    """
+    if out.suffix.lower() not in FORMATS:
+        raise UsageError(f"{out.name} is not a picture ossicle writes; end it with one of {', '.join(FORMATS)}")
     data = _render(figure, out.suffix[1:].lower())
-    part = out.with_name(out.name + ".part")
-    part.write_bytes(data)
-    part.replace(out)
+    write_atomic(out, lambda part: part.write_bytes(data))

@@ -93,15 +93,11 @@ def to_peft(encoder: Encoder, folder: Path, *, name: str = "default") -> None:
         CheckpointError: if the folder cannot be written.
     """
     names = _names(encoder)
-    own = trainable(encoder, name)
-    parts = encoder.adapters[name].adapter.parts
-    strange = [type(p).__name__ for p in parts if not isinstance(p, Lora) and p != Norms()]
-    if strange or sum(isinstance(p, Lora) for p in parts) != 1:
-        raise AdapterError(
-            f"PEFT holds one lora(...) and norm(), not '{encoder.adapters[name].adapter.text}'; keep it as Ossicle's"
-        )
-    deltas = [m for path, m in encoder.named_modules() if path.endswith(f".deltas.{name}") and isinstance(m, LoraDelta)]
-    tensors, modules = {}, []
+    own, adapter = trainable(encoder, name), encoder.adapters[name].adapter
+    loras = [part for part in adapter.parts if isinstance(part, Lora)]
+    if len(loras) != 1 or any(part not in (*loras, Norms()) for part in adapter.parts):
+        raise AdapterError(f"PEFT holds one lora(...) and norm(), not '{adapter.text}'; keep it as Ossicle's")
+    tensors, modules = {}, set()
     for key, value in own.items():
         path, _, kind = key.rpartition(".")
         if path == "norm":
@@ -109,20 +105,27 @@ def to_peft(encoder: Encoder, folder: Path, *, name: str = "default") -> None:
             continue
         _, block, _, part, way = path.split(".")
         module = names.module(int(block), part)
-        modules.append(module)
+        modules.add(module)
         tensors[f"{ROOT}{module}.{LOW[way]}.weight"] = value.detach().contiguous()
     saves = "norm.weight" in own
     tensors |= _alike(encoder, names) if saves else {}
-    rank = len(deltas[0].down.weight)
-    config = {
-        "peft_type": "LORA", "base_model_name_or_path": names.base, "r": rank,
-        "lora_alpha": deltas[0].scale * rank, "lora_dropout": deltas[0].dropout.p, "bias": "none",
-        "target_modules": sorted(set(modules)), "fan_in_fan_out": False, "inference_mode": True, "task_type": None,
+    config = _config(encoder, name) | {
+        "base_model_name_or_path": names.base, "target_modules": sorted(modules),
         "modules_to_save": [names.norm] if saves else None,
     }  # fmt: skip
     text = json.dumps(config, indent=2) + "\n"
     write_atomic(folder / WEIGHTS, lambda part: safetensors.torch.save_file(tensors, part, {"format": "pt"}))
     write_atomic(folder / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _config(encoder: Encoder, name: str) -> dict[str, Any]:
+    """PEFT's settings of a LoRA on the encoder."""
+    delta = next(m for p, m in encoder.named_modules() if p.endswith(f".deltas.{name}") and isinstance(m, LoraDelta))
+    rank = len(delta.down.weight)
+    return {
+        "peft_type": "LORA", "r": rank, "lora_alpha": delta.scale * rank, "lora_dropout": delta.dropout.p,
+        "bias": "none", "fan_in_fan_out": False, "inference_mode": True, "task_type": None,
+    }  # fmt: skip
 
 
 def from_peft(encoder: Encoder, folder: Path, *, name: str = "default") -> None:

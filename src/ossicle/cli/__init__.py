@@ -13,6 +13,7 @@ from ossicle.cli.doctor import doctor
 from ossicle.cli.evaluate import evaluate
 from ossicle.cli.export import export
 from ossicle.cli.models import models
+from ossicle.cli.plot import plot
 from ossicle.cli.predict import predict
 from ossicle.cli.push import push
 from ossicle.cli.reproduce import reproduce
@@ -26,6 +27,7 @@ VERBS: dict[str, Callable[..., Any] | typer.Typer] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "plot": plot,
     "export": export,
     "push": push,
     "reproduce": reproduce,
