@@ -12,7 +12,7 @@ from typing import Any
 import rows
 
 BLOCKS = "blocks=top:4"
-# 2 · 384 · rank · taps, summed over both sub-layers and four blocks: rank 18 with 1 + 1 taps, 6 with 3 + 3, 2 with 9 + 9
+# 2 · 384 · rank · taps, for two sub-layers of four blocks: rank 18 with 1 tap each, 6 with 3, 2 with 9
 METHODS = {
     "linear probe": "probe()",
     "parallel bottleneck": f"bottleneck(sites=both,rank=18,norms=false,{BLOCKS})",

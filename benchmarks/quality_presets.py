@@ -31,8 +31,8 @@ def settings(preset: str, args: argparse.Namespace) -> dict[str, Any]:
             "augment": {} if frozen else {"shift_s": 1.0, "gain_db": 6.0},
         },
         "train": {
-            "epochs": args.epochs, "batch": args.batch, "lr": args.lr * FAMILY.get(text.partition("(")[0], 1.0),
-            "head_lr": 2e-3, "weight_decay": 0.1, "precision": "float32", "keep": "last",
+            "epochs": 30 if frozen else args.epochs, "batch": args.batch, "head_lr": 2e-3, "weight_decay": 0.1,
+            "lr": args.lr * FAMILY.get(text.partition("(")[0], 1.0), "precision": "float32", "keep": "last",
         },
     }  # fmt: skip
 
