@@ -5,7 +5,7 @@ Document frequencies come from the references that are scored, so a score depend
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ossicle.metrics.caption.ngrams import MAX_N, Gram
@@ -28,15 +28,6 @@ class Cider:
     cider: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class _Vector:
-    """Weights of n-grams, their norms for each n, and the length the penalty uses (the number of bigrams)."""
-
-    weights: Mapping[Gram, float]
-    norms: tuple[float, ...]
-    length: int
-
-
 def cider(pairs: Sequence[Pair]) -> Cider:
     """CIDEr and CIDEr-D of each candidate."""
     frequency: Counter[Gram] = Counter()
@@ -48,30 +39,38 @@ def cider(pairs: Sequence[Pair]) -> Cider:
     return Cider(tuple(d for d, _ in both), tuple(plain for _, plain in both))
 
 
-def _vector(counts: Mapping[Gram, int], rare: Mapping[Gram, float], items: float) -> _Vector:
-    weights, squares, length = {}, [0.0] * MAX_N, 0
-    for gram, count in counts.items():
-        weight = weights[gram] = count * rare.get(gram, items)
-        squares[len(gram) - 1] += weight * weight
-        length += count if len(gram) == 2 else 0
-    return _Vector(weights, tuple(math.sqrt(s) for s in squares), length)
-
-
 def _score(pair: Pair, rare: Mapping[Gram, float], items: float) -> tuple[float, float]:
-    own = _vector(pair.candidate_grams, rare, items)
-    clipped, plain = 0.0, 0.0
+    """CIDEr-D and CIDEr of one candidate."""
+    weights = {gram: count * rare.get(gram, items) for gram, count in pair.candidate_grams.items()}
+    norms = _norms(weights.items())
+    length = _bigrams(pair.candidate_grams)
+    clipped = plain = 0.0
     for counts in pair.reference_grams:
-        other = _vector(counts, rare, items)
-        penalty = math.exp(-((own.length - other.length) ** 2) / (2 * SIGMA**2))
+        theirs = [(gram, count * rare[gram]) for gram, count in counts.items()]
+        others = _norms(theirs)
+        penalty = math.exp(-((length - _bigrams(counts)) ** 2) / (2 * SIGMA**2))
         dots, full = [0.0] * MAX_N, [0.0] * MAX_N
-        for gram, weight in own.weights.items():
-            theirs = other.weights.get(gram)
-            if theirs is not None:
-                dots[len(gram) - 1] += min(weight, theirs) * theirs
-                full[len(gram) - 1] += weight * theirs
+        for gram, weight in theirs:
+            own = weights.get(gram)
+            if own is not None:
+                dots[len(gram) - 1] += min(own, weight) * weight
+                full[len(gram) - 1] += own * weight
         for n in range(MAX_N):
-            norm = own.norms[n] * other.norms[n] or 1.0
+            norm = norms[n] * others[n] or 1.0
             clipped += dots[n] / norm * penalty
             plain += full[n] / norm
     share = SCALE / MAX_N / len(pair.reference_grams)
     return clipped * share, plain * share
+
+
+def _norms(weights: Iterable[tuple[Gram, float]]) -> list[float]:
+    """Length of the vector of each n."""
+    squares = [0.0] * MAX_N
+    for gram, weight in weights:
+        squares[len(gram) - 1] += weight * weight
+    return [math.sqrt(s) for s in squares]
+
+
+def _bigrams(counts: Mapping[Gram, int]) -> int:
+    """The length that the penalty of CIDEr-D compares: the number of bigrams, as in its reference code."""
+    return sum(count for gram, count in counts.items() if len(gram) == 2)

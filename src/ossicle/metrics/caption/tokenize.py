@@ -12,7 +12,8 @@ PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-lrb-", "-rrb-", "-lcb-", "-rcb-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
 BRACKETS = {"(": "-lrb-", ")": "-rrb-", "{": "-lcb-", "}": "-rcb-", "[": "-lsb-", "]": "-rsb-"}
-OPENING, CLOSING = "“„«", "”»"
+CURRENCIES = {"£": "#", "€": "$"}
+QUOTES = {"“": "``", "„": "``", "«": "``", "”": "''", "»": "''", "‘": "`"}
 APOSTROPHES = str.maketrans({"’": "'", "ʼ": "'"})
 ABBREVIATIONS = (
     "mr mrs ms dr prof sr jr st gen col maj capt lt sgt rev hon gov sen rep pres inc corp co ltd bros vs etc e.g i.e "
@@ -21,29 +22,37 @@ ABBREVIATIONS = (
 SPLIT_WORDS = {
     "cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"), "wanna": ("wan", "na"),
     "lemme": ("lem", "me"), "gimme": ("gim", "me"), "'tis": ("'t", "is"), "'twas": ("'t", "was"),
-    "d'ye": ("d'", "ye"), "more'n": ("more", "'n"), "whaddya": ("whadd", "ya"),
+    "y'all": ("y'", "all"), "d'ye": ("d'", "ye"), "more'n": ("more", "'n"),
 }  # fmt: skip
 
 _LETTER = r"[^\W\d_]"
 _WORD = rf"{_LETTER}(?:{_LETTER}|\d|_)*(?:[.!?]{_LETTER}(?:{_LETTER}|\d)*)*"
 _NUMBER = r"\d+(?:[.,:]\d+)*"
-_PIECE = rf"(?:{_WORD}|{_NUMBER}(?:{_LETTER}+)?)"
+_PIECE = rf"(?:{_WORD}|\d+{_LETTER}(?:{_LETTER}|\d)*|{_NUMBER})"
 _TOKEN = re.compile(
     rf"""
       (?P<url>(?:https?://|www\.)[^\s"<>|(){{}}]+[^\s"<>|.!?(),;:{{}}-])
     | (?P<email>[\w.+-]+@[\w-]+(?:\.[\w-]+)+)
-    | (?P<acronym>(?:{_LETTER}\.){{2,}})
-    | (?P<abbreviation>\b(?:{"|".join(map(re.escape, ABBREVIATIONS))})\.(?=\s))
+    | (?P<tag></?{_LETTER}[^\s<>]*>)
+    | (?P<name>@{_LETTER}\w*)
+    | (?P<acronym>(?:{_LETTER}\.){{2,}}|(?<!\w){_LETTER}\.(?=\s))
+    | (?P<abbreviation>\b(?:{"|".join(map(re.escape, ABBREVIATIONS))})\.(?=\s|\d))
+    | (?P<split>(?:{"|".join(SPLIT_WORDS)})(?!\w))
+    | (?P<language>\bc(?:\+\+|\#))
+    | (?P<elided>(?:[dol]'{_LETTER}{{2,}}|ma'am|ne'er|e'er|'em|'til|'cause)(?!\w))
     | (?P<negated>{_LETTER}+?(?=n't(?!\w)))
     | (?P<clitic>(?:'(?:s|m|d|re|ve|ll)|n't)(?!\w))
-    | (?P<tis>'t(?:is|was)\b)
-    | (?P<thing>{_PIECE}(?:[-/]{_PIECE})*)
-    | (?P<dots>\.\.+|…)
+    | (?P<decade>'\d0s(?!\w))
+    | (?P<and>'n'(?!\w))
+    | (?P<thing>{_LETTER}+&{_LETTER}+|(?:(?<=\s)[+-](?=\d))?{_PIECE}(?:[-/]{_PIECE})*)
+    | (?P<shout>[!?]{{2,}})
+    | (?P<dots>\.\.\.+|…)
     | (?P<dash>--+|[–—])
-    | (?P<quote>["“”„«»`]|''|``)
+    | (?P<double>["]|''|``)
+    | (?P<single>')
     | (?P<other>\S)
     """,
-    re.VERBOSE | re.IGNORECASE,
+    re.VERBOSE,
 )
 
 
@@ -71,26 +80,27 @@ def _chunk(chunk: str) -> tuple[str, ...]:
         return (chunk,)
     found: list[str] = []
     place = 0
-    text = chunk + " "
+    text = f" {chunk} "
     while match := _TOKEN.search(text, place):
         place = match.end()
         found += _tokens(match, text)
     return tuple(found)
 
 
-def _tokens(match: re.Match[str], text: str) -> list[str]:
+def _tokens(match: re.Match[str], text: str) -> tuple[str, ...]:
     """What one match becomes."""
     token, kind = match.group(), match.lastgroup
-    if token in SPLIT_WORDS:
-        return list(SPLIT_WORDS[token])
+    starts = not text[: match.start()].strip(" ([{-")
+    if kind == "split":
+        return SPLIT_WORDS[token]
     if kind == "dots":
-        return ["..."]
+        return ("...",)
     if kind == "dash":
-        return ["--"]
-    if kind == "quote":
-        opens = token in OPENING or (token == '"' and not text[: match.start()].strip("(["))
-        return ["``" if opens or token in "``" else "''"]
-    if token == "'" and kind == "other":
-        return ["`" if match.start() == 0 and match.end() < len(text.rstrip()) else "'"]
-    return [BRACKETS.get(token, token)]
-
+        return ("--",)
+    if kind == "double":
+        return ("``" if token == "``" or (token == '"' and starts) else "''",)
+    if kind == "single":  # it opens a quotation before two letters or more, or before one that is closed at once
+        after = text[match.end() : match.end() + 2]
+        opens = after[0].isalnum() and (after[1:].isalnum() or after[1:] == "'") and not text[match.start() - 1].isdigit()
+        return ("`" if opens else "'",)
+    return (BRACKETS.get(token) or CURRENCIES.get(token) or QUOTES.get(token) or token,)
