@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODELS := whisper-tiny.en
-TEST_MODELS := $(MODELS) dinov2-small
+TEST_MODELS := $(MODELS) dinov2-small all-minilm-l6-v2
 
 .PHONY: install demo test check fix docs bench clean
 
@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt 'torch'
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[containers,convert,dev,docs,export]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[containers,convert,dev,docs,export,metrics]'
 	touch $(STAMP)
 
 demo: install

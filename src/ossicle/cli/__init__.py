@@ -17,6 +17,7 @@ from ossicle.cli.plot import plot
 from ossicle.cli.predict import predict
 from ossicle.cli.push import push
 from ossicle.cli.reproduce import reproduce
+from ossicle.cli.score import score
 from ossicle.cli.train import train
 from ossicle.errors import OssicleError
 
@@ -31,6 +32,7 @@ VERBS: dict[str, Callable[..., Any] | typer.Typer] = {
     "export": export,
     "push": push,
     "reproduce": reproduce,
+    "score": score,
     "demo": demo,
 }
 

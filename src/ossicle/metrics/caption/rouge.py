@@ -1,4 +1,4 @@
-"""ROUGE-L (Lin 2004) with beta 1.2, best precision and best recall over the references, as pycocoevalcap computes it."""
+"""ROUGE-L (Lin 2004), beta 1.2, best precision and best recall over the references, as pycocoevalcap computes it."""
 
 from collections.abc import Sequence
 

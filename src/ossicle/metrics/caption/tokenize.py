@@ -16,9 +16,9 @@ CURRENCIES = {"£": "#", "€": "$"}
 QUOTES = {"“": "``", "„": "``", "«": "``", "”": "''", "»": "''", "‘": "`"}
 APOSTROPHES = str.maketrans({"’": "'", "ʼ": "'"})
 ABBREVIATIONS = (
-    "mr mrs ms dr prof sr jr st gen col maj capt lt sgt rev hon gov sen rep pres inc corp co ltd bros vs etc e.g i.e "
-    "jan feb mar apr jun jul aug sep sept oct nov dec ave blvd rd mt no fig dept est"
-).split()
+    r"mr|mrs|ms|dr|prof|sr|jr|st|gen|col|maj|capt|lt|sgt|rev|hon|gov|sen|rep|pres|inc|corp|co|ltd|bros|vs|etc|e\.g|i\.e"
+    r"|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec|ave|blvd|rd|mt|no|fig|dept|est"
+)
 SPLIT_WORDS = {
     "cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"), "wanna": ("wan", "na"),
     "lemme": ("lem", "me"), "gimme": ("gim", "me"), "'tis": ("'t", "is"), "'twas": ("'t", "was"),
@@ -36,7 +36,7 @@ _TOKEN = re.compile(
     | (?P<tag></?{_LETTER}[^\s<>]*>)
     | (?P<name>@{_LETTER}\w*)
     | (?P<acronym>(?:{_LETTER}\.){{2,}}|(?<!\w){_LETTER}\.(?=\s))
-    | (?P<abbreviation>\b(?:{"|".join(map(re.escape, ABBREVIATIONS))})\.(?=\s|\d))
+    | (?P<abbreviation>\b(?:{ABBREVIATIONS})\.(?=\s|\d))
     | (?P<split>(?:{"|".join(SPLIT_WORDS)})(?!\w))
     | (?P<language>\bc(?:\+\+|\#))
     | (?P<elided>(?:[dol]'{_LETTER}{{2,}}|ma'am|ne'er|e'er|'em|'til|'cause)(?!\w))
@@ -101,6 +101,8 @@ def _tokens(match: re.Match[str], text: str) -> tuple[str, ...]:
         return ("``" if token == "``" or (token == '"' and starts) else "''",)
     if kind == "single":  # it opens a quotation before two letters or more, or before one that is closed at once
         after = text[match.end() : match.end() + 2]
-        opens = after[0].isalnum() and (after[1:].isalnum() or after[1:] == "'") and not text[match.start() - 1].isdigit()
+        opens = (
+            after[0].isalnum() and (after[1:].isalnum() or after[1:] == "'") and not text[match.start() - 1].isdigit()
+        )
         return ("`" if opens else "'",)
     return (BRACKETS.get(token) or CURRENCIES.get(token) or QUOTES.get(token) or token,)

@@ -1,0 +1,167 @@
+"""`ossicle score captions | retrieval | classify`: scores of files with a system's answers."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ossicle.data import captions as texts
+from ossicle.data import manifest
+from ossicle.errors import DataError, UsageError
+from ossicle.metrics import classify as classes
+from ossicle.metrics import retrieve
+from ossicle.metrics.caption import score as caption
+from ossicle.metrics.compare import interval, paired_bootstrap
+
+score = typer.Typer(help="Score answers.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+
+
+@score.callback()
+def _group() -> None:
+    """Score files with a system's answers."""
+
+
+@score.command("captions")
+def captions(
+    references: Annotated[Path, typer.Option(help="csv (Clotho, AudioCaps), json or jsonl with the references.")],
+    candidates: Annotated[
+        Path | None, typer.Option(help="csv, json or jsonl with one caption per id; may be the same file.")
+    ] = None,
+    against: Annotated[Path | None, typer.Option(help="Another system's captions, compared item by item.")] = None,
+    human: Annotated[bool, typer.Option(help="Score the references against each other instead.")] = False,
+    metrics: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated or joined by commas.")] = None,
+    sbert: Annotated[str, typer.Option(help="Sentence model of sbert_sim.")] = "all-minilm-l6-v2",
+    spice: Annotated[Path | None, typer.Option(help="Folder with spice-1.0.jar and lib.")] = None,
+    items: Annotated[Path | None, typer.Option(help="Also write each item's scores: .jsonl.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score captions against references; a metric that cannot run is named."""
+    if human == (candidates is not None):
+        raise UsageError("give either --candidates or --human")
+    known = texts.references(references)
+    names = [name for text in metrics or [] for name in text.split(",")]
+    options = {"sbert": sbert, "spice": spice}
+
+    def run(path: Path) -> caption.CaptionScores:
+        return caption.score(texts.candidates(path), known, names, **options)  # type: ignore[arg-type]
+
+    found = caption.human(known, names, **options) if candidates is None else run(candidates)
+    result: dict[str, Any] = {"items": len(found.items), "scores": found.corpus, "intervals": _intervals(found)}
+    result |= {"vocabulary": found.vocabulary, "absent": found.absent}
+    if against is not None:
+        result["against"] = _compare(found, run(against))
+    if items is not None:
+        lines = [json.dumps({"id": name, **row}, ensure_ascii=False) for name, row in found.items.items()]
+        items.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _tell(result, as_json)
+
+
+def _column(found: caption.CaptionScores, key: str) -> np.ndarray[Any, Any]:
+    return np.array([row[key] for row in found.items.values() if key in row])
+
+
+def _intervals(found: caption.CaptionScores) -> dict[str, list[float]]:
+    """95 % intervals of the mean over items; BLEU and METEOR of a corpus are no such means, so they have none."""
+    means = [key for key in found.corpus if not key.startswith(("bleu", "meteor"))]
+    return {key: list(interval(_column(found, key), rounds=2000)) for key in means}
+
+
+def _compare(first: caption.CaptionScores, second: caption.CaptionScores) -> dict[str, dict[str, float]]:
+    """Paired bootstrap of each item score."""
+    return {
+        key: vars(paired_bootstrap(_column(first, key), _column(second, key)))
+        for key in first.corpus
+        if key in second.corpus
+    }
+
+
+def _tell(result: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    console = Console()
+    table = Table("score", "value", "95 %", "difference", box=None, pad_edge=False)
+    for key, value in result["scores"].items():
+        low, high = result.get("intervals", {}).get(key, (None, None))
+        other = result.get("against", {}).get(key)
+        span = "" if low is None else f"{low:.4f} to {high:.4f}"
+        told = f"{other['difference']:+.4f} (p {other['p']:.4f})" if other else ""
+        table.add_row(key, f"{value:.4f}", span, told)
+    console.print(table)
+    for key, value in result.get("vocabulary", {}).items():
+        console.print(f"{key}: {value:.4g}", highlight=False)
+    reasons: dict[str, list[str]] = {}
+    for name, reason in result.get("absent", {}).items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        console.print(f"not run: {', '.join(names)}: {reason}", soft_wrap=True, markup=False)
+
+
+@score.command("retrieval")
+def retrieval(
+    similarity: Annotated[Path, typer.Argument(help="A .npy file (captions, clips) of similarities.")],
+    captions_per_clip: Annotated[int, typer.Option(min=1, help="Captions of a clip, one after another.")] = 5,
+    owners: Annotated[Path | None, typer.Option(help="A .npy file with the clip of each caption instead.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score retrieval in both directions."""
+    scores = _array(similarity)
+    own = np.repeat(np.arange(scores.shape[-1]), captions_per_clip) if owners is None else _array(owners)
+    _tell({"scores": retrieve.summary(retrieve.ranks(scores, own))}, as_json)
+
+
+def _array(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no .npy file: {error}") from None
+    return array
+
+
+@score.command("classify")
+def classify(
+    predictions: Annotated[Path, typer.Argument(help="What `ossicle predict` wrote: .csv, .jsonl or .parquet.")],
+    truth: Annotated[Path, typer.Argument(help="A table with file_name and label.")],
+    as_json: Json = False,
+) -> None:
+    """Score predicted classes: accuracy, top 5, macro mAP and F1, calibration, and a table of the classes."""
+    labels = {texts.identity(truth, row): texts.string(row.cells.get("label")) for row in manifest.read_table(truth)}
+    rows = [(texts.identity(predictions, row), _scores(row.cells)) for row in manifest.read_table(predictions)]
+    lone = [name for name, _ in rows if name not in labels]
+    absent = sorted(set(labels) - {name for name, _ in rows})
+    if lone or absent:
+        raise DataError(
+            f"{len(lone)} prediction(s) have no label: {manifest.shorten(lone)}; {len(absent)} labelled file(s) have no"
+            f" prediction: {manifest.shorten(absent)}"
+        )
+    names = sorted(rows[0][1])
+    unknown = sorted({labels[name] for name, _ in rows} - set(names))
+    if unknown:
+        raise DataError(f"{truth.name} has classes that were not predicted: {manifest.shorten(unknown)}")
+    probs = np.array([[scores[c] for c in names] for _, scores in rows])
+    wanted = np.array([names.index(labels[name]) for name, _ in rows])
+    found = classes.summary(probs, wanted, names, False)
+    found["calibration_error"] = classes.calibration_error(probs, wanted)
+    matrix = classes.confusion(wanted, probs.argmax(axis=1), len(names))
+    table = [vars(row) for row in classes.per_class(matrix, names)]
+    _tell({"scores": found, "classes": table}, as_json)
+    if not as_json:
+        shown = Table("class", "precision", "recall", "f1", "clips", box=None, pad_edge=False)
+        for one in table:
+            shown.add_row(one["label"], *(f"{one[k]:.3f}" for k in ("precision", "recall", "f1")), str(one["support"]))
+        Console().print(shown)
+
+
+def _scores(cells: Mapping[str, Any]) -> dict[str, float]:
+    value = cells.get("scores")
+    try:
+        found = json.loads(value) if isinstance(value, str) else dict(value or {})
+        return {str(label): float(p) for label, p in found.items()}
+    except (ValueError, TypeError) as error:
+        raise DataError(f"a row has no readable scores ({error}); give what `ossicle predict` wrote") from None

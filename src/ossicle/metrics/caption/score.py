@@ -1,0 +1,205 @@
+"""All caption metrics of a system at once; one that cannot run is named with its reason, never counted as zero."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ossicle.errors import OssicleError, UnknownNameError
+from ossicle.metrics.caption import sbert as sentence
+from ossicle.metrics.caption import spice as spice_jar
+from ossicle.metrics.caption.bleu import bleu
+from ossicle.metrics.caption.cider import cider
+from ossicle.metrics.caption.meteor import meteor
+from ossicle.metrics.caption.pairs import Pair, pair
+from ossicle.metrics.caption.rouge import rouge_l
+
+
+@dataclass
+class CaptionScores:
+    """What a system scores.
+
+    Args:
+        corpus: score by name.
+        items: name of the item to its scores by name.
+        absent: metric to why it could not run.
+        vocabulary: words, lengths and the like.
+    """
+
+    corpus: dict[str, float] = field(default_factory=dict)
+    items: dict[str, dict[str, float]] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    vocabulary: dict[str, float] = field(default_factory=dict)
+
+
+class Job:
+    """Captions beside references, and the costly parts that several metrics share.
+
+    Args:
+        candidates: id to caption.
+        references: id to captions.
+        sbert: sentence model of `sbert_sim`.
+        spice: folder of the SPICE jar, or None for the usual places.
+    """
+
+    def __init__(
+        self, candidates: Mapping[str, str], references: Mapping[str, Sequence[str]], *, sbert: str, spice: Path | None
+    ) -> None:
+        self.pairs: list[Pair] = pair(candidates, references)
+        self.texts = list(candidates.values())
+        self.others = [[r for r in references[name] if r.strip()] for name in candidates]
+        self.sbert, self.spice_place = sbert, spice
+
+    @cached_property
+    def cider(self) -> Any:
+        """CIDEr and CIDEr-D."""
+        return cider(self.pairs)
+
+    @cached_property
+    def spice(self) -> list[float]:
+        """SPICE of each item."""
+        return spice_jar.spice(self.texts, self.others, place=self.spice_place)
+
+    @cached_property
+    def spider(self) -> list[float]:
+        """Mean of CIDEr-D and SPICE of each item (Liu et al. 2017)."""
+        return [(c + s) / 2 for c, s in zip(self.cider.cider_d, self.spice, strict=True)]
+
+    @cached_property
+    def errors(self) -> list[float]:
+        """Probability of a fluency error in each caption."""
+        return sentence.Fluency(sentence.checker_file()).errors(self.texts)
+
+
+Found = tuple[dict[str, float], dict[str, Sequence[float]]]
+
+
+def _means(**items: Sequence[float]) -> Found:
+    return {name: float(np.mean(values)) for name, values in items.items()}, dict(items)
+
+
+def _bleu(job: Job) -> Found:
+    found = bleu(job.pairs)
+    names = [f"bleu_{n}" for n in range(1, 5)]
+    columns = zip(*found.items, strict=True)
+    return dict(zip(names, found.corpus, strict=True)), dict(zip(names, columns, strict=True))
+
+
+def _meteor(job: Job) -> Found:
+    found = meteor([p.candidate for p in job.pairs], [p.references for p in job.pairs])
+    return {"meteor": found.corpus}, {"meteor": found.items}
+
+
+def _spider_fl(job: Job) -> Found:
+    return _means(spider_fl=sentence.penalised(job.spider, job.errors))
+
+
+def _fense(job: Job) -> Found:
+    errors = job.errors
+    alike = sentence.similarity(sentence.Sentences(sentence.FENSE_SBERT), job.texts, job.others)
+    wrong = [float(e > sentence.THRESHOLD) for e in errors]
+    return _means(fense=sentence.penalised(alike, errors), fluency_error=wrong)
+
+
+def _sbert_sim(job: Job) -> Found:
+    return _means(sbert_sim=sentence.similarity(sentence.Sentences(job.sbert), job.texts, job.others))
+
+
+METRICS: dict[str, Callable[[Job], Found]] = {
+    "bleu": _bleu,
+    "rouge_l": lambda job: _means(rouge_l=rouge_l(job.pairs)),
+    "cider": lambda job: _means(cider_d=job.cider.cider_d, cider=job.cider.cider),
+    "meteor": _meteor,
+    "spice": lambda job: _means(spice=job.spice),
+    "spider": lambda job: _means(spider=job.spider),
+    "spider_fl": _spider_fl,
+    "fense": _fense,
+    "sbert_sim": _sbert_sim,
+}
+
+
+def score(
+    candidates: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    metrics: Sequence[str] = (),
+    *,
+    sbert: str = "all-minilm-l6-v2",
+    spice: Path | None = None,
+) -> CaptionScores:
+    """Score captions.
+
+    Args:
+        candidates: id to caption.
+        references: id to captions; empty ones count as absent.
+        metrics: keys of `METRICS`; empty takes all.
+        sbert: sentence model of `sbert_sim`; its score has that name whatever the model is.
+        spice: folder of the SPICE jar.
+
+    Raises:
+        UnknownNameError: for another metric.
+        DataError: if candidates and references do not go together.
+    """
+    for name in metrics:
+        if name not in METRICS:
+            raise UnknownNameError("caption metric", name, METRICS)
+    job = Job(candidates, references, sbert=sbert, spice=spice)
+    out = CaptionScores(items={p.name: {} for p in job.pairs}, vocabulary=vocabulary(job.pairs))
+    for name in metrics or METRICS:
+        try:
+            corpus, items = METRICS[name](job)
+        except OssicleError as error:
+            out.absent[name] = str(error)
+            continue
+        out.corpus |= corpus
+        for key, values in items.items():
+            for one, value in zip(job.pairs, values, strict=True):
+                out.items[one.name][key] = float(value)
+    return out
+
+
+def vocabulary(pairs: Sequence[Pair]) -> dict[str, float]:
+    """Distinct words and lengths of candidates and references, and the share of references' words that are used."""
+    own = Counter(word for p in pairs for word in p.candidate)
+    others = Counter(word for p in pairs for reference in p.references for word in reference)
+    lengths = [len(p.candidate) for p in pairs]
+    reference_lengths = [len(r) for p in pairs for r in p.references]
+    return {
+        "words": float(len(own)), "reference_words": float(len(others)),
+        "words_share": len(own.keys() & others.keys()) / max(1, len(others)),
+        "distinct_captions": float(len({p.candidate for p in pairs})),
+        "length_mean": float(np.mean(lengths)), "length_std": float(np.std(lengths)),
+        "reference_length_mean": float(np.mean(reference_lengths)),
+    }  # fmt: skip
+
+
+def human(references: Mapping[str, Sequence[str]], metrics: Sequence[str] = (), **options: Any) -> CaptionScores:
+    """How one person's captions score against the others': each reference in turn is the candidate, scores are means.
+
+    Args:
+        references: id to captions, at least two; items with fewer in some round are left out of it.
+        metrics: as for `score`.
+        options: as for `score`.
+
+    Raises:
+        DataError: if no item has two references.
+    """
+    rounds = []
+    for turn in range(max((len(texts) for texts in references.values()), default=0)):
+        some = {name: texts for name, texts in references.items() if len(texts) > max(1, turn)}
+        if not some:
+            continue
+        candidates = {name: texts[turn] for name, texts in some.items()}
+        rest = {name: [t for i, t in enumerate(texts) if i != turn] for name, texts in some.items()}
+        rounds.append(score(candidates, rest, metrics, **options))
+    if not rounds:
+        score({}, {}, metrics, **options)
+    out = CaptionScores(absent=rounds[0].absent, vocabulary=rounds[0].vocabulary)
+    out.corpus = {key: float(np.mean([r.corpus[key] for r in rounds])) for key in rounds[0].corpus}
+    for name in references:
+        rows = [r.items[name] for r in rounds if name in r.items]
+        out.items[name] = {key: float(np.mean([row[key] for row in rows])) for key in (rows[0] if rows else {})}
+    return out
