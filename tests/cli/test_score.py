@@ -34,7 +34,7 @@ def test_retrieval_with_equal_and_with_given_numbers_of_captions(tmp_path: Path)
     assert (uneven["captions_least"], uneven["captions_most"]) == (3, 7)
     assert "are wanted" in fails("retrieval", str(tmp_path / "s.npy"), "--captions-per-clip", "4")
     (tmp_path / "s.npy").write_text("no")
-    assert "is no .npy file" in fails("retrieval", str(tmp_path / "s.npy"))
+    assert "is no .npy file of numbers" in fails("retrieval", str(tmp_path / "s.npy"))
 
 
 def test_classes(tmp_path: Path) -> None:

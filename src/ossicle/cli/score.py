@@ -120,7 +120,8 @@ def _array(path: Path) -> np.ndarray[Any, Any]:
     try:
         array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no .npy file: {error}") from None
+        reason = str(error).partition(". ")[0]
+        raise DataError(f"{path} is no .npy file of numbers: {reason}") from None
     return array
 
 
