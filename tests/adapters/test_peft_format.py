@@ -96,8 +96,8 @@ def test_peft_computes_the_same_and_the_way_back_loses_nothing(kind: str, tmp_pa
         assert torch.equal(tokens(fresh, kind, x), expected)
 
 
-def test_every_backbone_has_names() -> None:
-    assert set(FAMILIES) == set(BACKBONES)
+def test_every_backbone_of_transformers_has_names() -> None:
+    assert set(FAMILIES) == set(BACKBONES) - {"beats-iter3+"}
 
 
 def test_a_folder_made_by_peft_itself(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class BitFit:
         found = []
         for path, module in encoder.named_modules():
             own = path.replace(".base", "")
-            is_delta = ".deltas." in path
-            if isinstance(module, Linear | Norm) and not is_delta and module.bias is not None:
+            ours = own.startswith(("blocks.", "norm")) and ".deltas." not in path
+            if ours and isinstance(module, Linear | Norm) and module.bias is not None:
                 found.append(Site(own, "parallel", BiasOverlay(module.bias)))
         return found

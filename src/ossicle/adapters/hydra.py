@@ -10,6 +10,7 @@ from ossicle.adapters.bottleneck import BottleneckDelta
 from ossicle.adapters.placement import at_sub_layers, width
 from ossicle.backbones.encoder import Encoder
 from ossicle.contracts import Context
+from ossicle.errors import AdapterError
 from ossicle.layers import Block
 
 
@@ -80,6 +81,10 @@ class Hydra:
             norms=self.norms,
         )  # fmt: skip
         if self.skip == "normed":
+            if not all(isinstance(getattr(block, "base", block), Block) for block in encoder.blocks):
+                raise AdapterError(
+                    f"hydra(skip=normed) is a slip of blocks that normalise first; {encoder.name} does not"
+                )
             blocks = pick_blocks(self.blocks, encoder.depth)
             found += [Site(f"blocks.{n}", "around", NormedSkip()) for n in blocks]
         return found

@@ -51,7 +51,7 @@ class Norms:
     """Spec: which LayerNorms train. With nothing else it is the papers' linear probe.
 
     Args:
-        which: final (the encoder's last norm), blocks (both of every chosen block) or all.
+        which: final (the encoder's last norm; BEATs has none), blocks (both of every chosen block) or all.
         blocks: all, top:3, 0-3 or 2.
     """
 
@@ -63,4 +63,7 @@ class Norms:
         pick("which", self.which, ("final", "blocks", "all"))
         paths = [] if self.which == "final" else pick_blocks(self.blocks, encoder.depth)
         found = [overlay(encoder, f"blocks.{n}.{norm}") for n in paths for norm in ("norm1", "norm2")]
-        return found if self.which == "blocks" else [*found, overlay(encoder, "norm")]
+        last = (
+            [overlay(encoder, "norm")] if hasattr(encoder.norm, "weight") or isinstance(encoder.norm, Adapted) else []
+        )
+        return found if self.which == "blocks" else [*found, *last]

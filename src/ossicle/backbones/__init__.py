@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 
-from ossicle.backbones import ast_vit, vit, weights, whisper
+from ossicle.backbones import ast_vit, beats, vit, weights, whisper
 from ossicle.backbones.encoder import Encoder, Spec
 from ossicle.errors import UnknownNameError, WeightsError
 from ossicle.frontends import NORMS, KaldiFbank
 
 BACKBONES: dict[str, Spec] = {
     "ast-base": ast_vit.AST_BASE,
+    "beats-iter3+": beats.BEATS,
     "deit-base-384": vit.DEIT_BASE_384,
     "vit-base": vit.VIT_BASE,
     "dinov2-small": vit.DINOV2_SMALL,
@@ -68,7 +69,7 @@ def load(
     if frames is not None or statistics is not None:
         _retarget(encoder, frames, statistics)
     if zero_positions:
-        encoder.stem.positions.zero_()  # type: ignore[operator, union-attr]
+        _zero(encoder)
     return encoder
 
 
@@ -98,6 +99,13 @@ def from_checkpoint(name: str, path: Path) -> Encoder:
 def freeze(encoder: Encoder) -> Encoder:
     """Eval mode, nothing trainable."""
     return encoder.eval().requires_grad_(False)
+
+
+def _zero(encoder: Encoder) -> None:
+    positions: Any = encoder.stem.positions
+    if not isinstance(positions, torch.nn.Parameter):
+        raise UnknownNameError("backbone option", "positions=zero", ["name", "weights", "source"])
+    positions.requires_grad_(False).zero_()
 
 
 def _retarget(encoder: Encoder, frames: int | None, statistics: str | None) -> None:

