@@ -18,6 +18,10 @@ from ossicle.metrics import retrieve
 from ossicle.metrics.caption import score as caption
 from ossicle.metrics.compare import interval, paired_bootstrap
 
+PROTOCOL = (
+    "text to audio: every caption is a query over all clips; audio to text: every clip is a query over all captions and"
+    " the best rank of its own counts; a tie counts against the system; mAP@10 over all captions of a clip, sorted"
+)
 score = typer.Typer(help="Score answers.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
@@ -96,6 +100,8 @@ def _tell(result: Mapping[str, Any], as_json: bool) -> None:
     console.print(table)
     for key, value in result.get("vocabulary", {}).items():
         console.print(f"{key}: {value:.4g}", highlight=False)
+    if "protocol" in result:
+        console.print(result["protocol"], soft_wrap=True)
     reasons: dict[str, list[str]] = {}
     for name, reason in result.get("absent", {}).items():
         reasons.setdefault(reason, []).append(name)
@@ -113,7 +119,7 @@ def retrieval(
     """Score retrieval in both directions."""
     scores = _array(similarity)
     own = np.repeat(np.arange(scores.shape[-1]), captions_per_clip) if owners is None else _array(owners)
-    _tell({"scores": retrieve.summary(retrieve.ranks(scores, own))}, as_json)
+    _tell({"scores": retrieve.summary(retrieve.ranks(scores, own)), "protocol": PROTOCOL}, as_json)
 
 
 def _array(path: Path) -> np.ndarray[Any, Any]:

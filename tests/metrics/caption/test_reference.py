@@ -17,6 +17,7 @@ from ossicle.data import captions
 from ossicle.metrics.caption.bleu import bleu
 from ossicle.metrics.caption.cider import cider
 from ossicle.metrics.caption.meteor import meteor
+from ossicle.metrics.caption.meteor_jar import meteor_jar
 from ossicle.metrics.caption.meteor_tables import folder
 from ossicle.metrics.caption.pairs import Pair, pair
 from ossicle.metrics.caption.rouge import rouge_l
@@ -96,6 +97,15 @@ def test_bleu_rouge_and_cider_equal_pycocoevalcap(shared: Path, name: str, items
     found = cider(pairs)
     assert np.allclose(each, found.cider_d, atol=1e-12) and mean == pytest.approx(np.mean(found.cider_d))
     assert all(plain >= clipped - 1e-12 for plain, clipped in zip(found.cider, found.cider_d, strict=True))
+
+
+def test_our_way_to_the_jar_gives_what_it_says(shared: Path) -> None:
+    need(shutil.which("java") is not None, "Java")
+    pairs = first_against_rest(shared, "clotho")[:40]
+    given = [p.candidate for p in pairs], [p.references for p in pairs]
+    jar, ours = meteor_jar(*given), meteor(*given)
+    assert jar.corpus == pytest.approx(ours.corpus, abs=1e-9)
+    assert np.allclose(jar.items, ours.items, atol=1e-9)
 
 
 def check_meteor(pairs: list[Pair]) -> None:

@@ -15,6 +15,7 @@ from ossicle.metrics.caption import spice as spice_jar
 from ossicle.metrics.caption.bleu import bleu
 from ossicle.metrics.caption.cider import cider
 from ossicle.metrics.caption.meteor import meteor
+from ossicle.metrics.caption.meteor_jar import meteor_jar
 from ossicle.metrics.caption.pairs import Pair, pair
 from ossicle.metrics.caption.rouge import rouge_l
 
@@ -94,6 +95,11 @@ def _meteor(job: Job) -> Found:
     return {"meteor": found.corpus}, {"meteor": found.items}
 
 
+def _meteor_jar(job: Job) -> Found:
+    found = meteor_jar([p.candidate for p in job.pairs], [p.references for p in job.pairs])
+    return {"meteor_jar": found.corpus}, {"meteor_jar": found.items}
+
+
 def _spider_fl(job: Job) -> Found:
     return _means(spider_fl=sentence.penalised(job.spider, job.errors))
 
@@ -119,7 +125,9 @@ METRICS: dict[str, Callable[[Job], Found]] = {
     "spider_fl": _spider_fl,
     "fense": _fense,
     "sbert_sim": _sbert_sim,
+    "meteor_jar": _meteor_jar,
 }
+USUAL = tuple(name for name in METRICS if name != "meteor_jar")
 
 
 def score(
@@ -135,7 +143,7 @@ def score(
     Args:
         candidates: id to caption.
         references: id to captions; empty ones count as absent.
-        metrics: keys of `METRICS`; empty takes all.
+        metrics: keys of `METRICS`; empty takes `USUAL`, all but the jar beside its equal.
         sbert: sentence model of `sbert_sim`; its score has that name whatever the model is.
         spice: folder of the SPICE jar.
 
@@ -148,7 +156,7 @@ def score(
             raise UnknownNameError("caption metric", name, METRICS)
     job = Job(candidates, references, sbert=sbert, spice=spice)
     out = CaptionScores(items={p.name: {} for p in job.pairs}, vocabulary=vocabulary(job.pairs))
-    for name in metrics or METRICS:
+    for name in metrics or USUAL:
         try:
             corpus, items = METRICS[name](job)
         except OssicleError as error:
