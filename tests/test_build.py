@@ -12,7 +12,7 @@ from ossicle.adapters import store
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
 from ossicle.errors import AdapterError, CheckpointError, DataError, RecipeError, UsageError
-from ossicle.features import TokenStore
+from ossicle.features import FeatureStore, TokenStore
 from ossicle.train import checkpoint
 from ossicle.train.evaluate import predict_rows
 from tests import tiny
@@ -228,3 +228,22 @@ def test_weights_of_another_adapter_are_refused(folder):
     (folder / store.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(AdapterError, match="does not fit"):
         build.load(str(folder))
+
+
+@pytest.mark.parametrize(("spec", "loud"), [("lora(rank=2)", False), ("prompts(tokens=20)", True)])
+def test_the_head_is_standardised_on_what_the_encoder_gives_at_first(tmp_path, clips, spec, loud, monkeypatch):
+    """Prompts shift what is pooled from the start; statistics of the frozen encoder would not fit it."""
+    fresh = build.classifier(recipe(f"adapter.spec={spec}"), ["high", "low"])
+    store = FeatureStore(fresh.encoder, fresh.layers, fresh.pooling, root=tmp_path / "own")
+    expected = torch.stack(store.get(clips)).mean(0)
+    usual = torch.stack(FeatureStore(tiny.encoder("whisper"), fresh.layers, fresh.pooling).get(clips)).mean(0)
+    assert torch.allclose(expected, usual, atol=1e-3) != loud
+    made, fit = [], build.fit
+
+    def watched(task, *given, **options):
+        made.append(task.head.norm.mean.clone())
+        return fit(task, *given, **options)
+
+    monkeypatch.setattr(build, "fit", watched)
+    trained(tmp_path / "out", clips, f"adapter.spec={spec}", "task.head_norm=standard", "data.hold_out=0")
+    assert torch.allclose(made[-1], expected, atol=1e-4)

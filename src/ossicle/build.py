@@ -151,7 +151,7 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False, 
 
 
 def start_head(task: Classifier, clips: Sequence[Clip], recipe: Recipe, out: Path) -> None:
-    """Standardise the head and train it alone, on cached features of the frozen encoder, before the adapter moves.
+    """Standardise the head and train it alone, on features of the encoder as it starts, before the adapter moves.
 
     A head that already fits keeps the encoder's features whole in the first steps (Kumar et al. 2022, LP-FT).
     """
@@ -159,24 +159,36 @@ def start_head(task: Classifier, clips: Sequence[Clip], recipe: Recipe, out: Pat
     if not epochs and not isinstance(task.head.norm, Standardize):
         return
     clips = [w for c in bound(clips, task.window_s) for w in cut(c, task.window_s)]
-    store = task.store or FeatureStore(frozen(recipe), task.layers, task.pooling, shortest_s=task.shortest_s)
-    if isinstance(task.head.norm, Standardize):
-        found = store.get(clips)
-        vectors = [v for v in found if isinstance(v, torch.Tensor)]
-        if not vectors:
-            raise DataError(f"no training clip can be read; first: {found[0]}")
-        task.head.norm.fit(torch.stack(vectors))
-    if not epochs:
-        return
-    probe = Classifier(
-        store.encoder, task.labels, multi_label=task.multi_label, layers=task.layers, pooling=task.pooling,
-        class_weights=task.class_weights, label_smoothing=task.label_smoothing, store=store,
-    )  # fmt: skip
-    probe.head = task.head
-    settings = replace(recipe.train, epochs=epochs, lr=recipe.train.head_lr or recipe.train.lr)
     with tempfile.TemporaryDirectory(dir=out) as scratch:
+        store = task.store or _first_features(task, clips, recipe, Path(scratch) / "features")
+        if isinstance(task.head.norm, Standardize):
+            found = store.get(clips)
+            vectors = [v for v in found if isinstance(v, torch.Tensor)]
+            if not vectors:
+                raise DataError(f"no training clip can be read; first: {found[0]}")
+            task.head.norm.fit(torch.stack(vectors))
+        if not epochs:
+            return
+        probe = Classifier(
+            store.encoder, task.labels, multi_label=task.multi_label, layers=task.layers, pooling=task.pooling,
+            class_weights=task.class_weights, label_smoothing=task.label_smoothing, store=store,
+        )  # fmt: skip
+        probe.head = task.head
+        settings = replace(recipe.train, epochs=epochs, lr=recipe.train.head_lr or recipe.train.lr)
         fit(probe, clips, [], settings, Path(scratch), quiet=True)
     task.head.requires_grad_(True)
+
+
+def _first_features(task: Classifier, clips: Sequence[Clip], recipe: Recipe, scratch: Path) -> FeatureStore:
+    """Features at the start of training: the frozen encoder's, which are cached, unless the adapter starts loud."""
+    shortest = task.shortest_s
+    usual = FeatureStore(frozen(recipe), task.layers, task.pooling, shortest_s=shortest)
+    loud = FeatureStore(task.encoder, task.layers, task.pooling, shortest_s=shortest, root=scratch)
+    for clip in clips[:8]:
+        first, second = usual.get([clip])[0], loud.get([clip])[0]
+        if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+            return usual if torch.allclose(first, second, rtol=1e-3, atol=1e-3) else loud
+    return usual
 
 
 def frozen(recipe: Recipe) -> backbones.Encoder:
