@@ -202,7 +202,7 @@ def listing() -> list[dict[str, Any]]:
         {
             "name": name,
             "licence": source.licence,
-            "sources": ["hub"] * bool(source.hub) + ["wheel"] * bool(source.wheel),
+            "sources": ["hub"] * bool(source.hub) + ["wheel"] * bool(source.wheel) or ["file"],
             "size_mb": source.size_mb,
             "cached": _cached(home() / "weights" / name, "auto"),
             "description": source.description,
