@@ -24,12 +24,12 @@ def settings(method: str, source: str, args: argparse.Namespace) -> dict[str, An
         "data": {"source": source, "train": ["train"], "test": ["test"], "hold_out": 0.0},
         "adapter": {"spec": METHODS[method]},
         "task": {
-            "head_norm": "standard", "head_first": 0, "dropout": 0.1, "cache_versions": 0 if frozen else 3,
+            **rows.TASK, "dropout": 0.1, "cache_versions": 0 if frozen else 3,
             "augment": {} if frozen else {"shift_s": 0.1, "gain_db": 6.0},
         },
         "train": {
-            "epochs": 30 if frozen else args.epochs, "batch": 32, "lr": 1e-3, "head_lr": 2e-3, "weight_decay": 0.1,
-            "precision": "float32", "keep": "last",
+            **rows.TRAIN,
+            "epochs": 30 if frozen else args.epochs, "batch": 32, "lr": 1e-3,
         },
     }  # fmt: skip
 

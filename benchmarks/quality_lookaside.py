@@ -33,12 +33,12 @@ def settings(method: str, args: argparse.Namespace) -> dict[str, Any]:
         "backbone": {"name": "dinov2-small"},
         "adapter": {"spec": METHODS[method]},
         "task": {
-            "layers": [10, 12], "head_norm": "standard", "head_first": 0, "dropout": 0.3,
+            "layers": [10, 12], **rows.TASK, "dropout": 0.3,
             "cache_versions": 0 if frozen else 2, "augment": {} if frozen else {"shift_s": 1.0, "gain_db": 6.0},
         },
         "train": {
-            "epochs": 30 if frozen else args.epochs, "batch": 8, "lr": 1e-3, "head_lr": 2e-3, "weight_decay": 0.1,
-            "precision": "float32", "keep": "last",
+            **rows.TRAIN,
+            "epochs": 30 if frozen else args.epochs, "batch": 8, "lr": 1e-3,
         },
     }  # fmt: skip
 

@@ -27,13 +27,14 @@ def settings(preset: str, args: argparse.Namespace) -> dict[str, Any]:
         "backbone": {"name": args.backbone},
         "adapter": {"spec": preset},
         "task": {
-            "head_norm": "standard", "head_first": 0, "dropout": 0.3,
+            **rows.TASK, "dropout": 0.3,
             "cache_versions": 0 if frozen or text == "full()" else 4,
             "augment": {} if frozen else {"shift_s": 1.0, "gain_db": 6.0},
         },
         "train": {
-            "epochs": 30 if frozen else args.epochs, "batch": args.batch, "head_lr": 2e-3, "weight_decay": 0.1,
-            "lr": args.lr * FAMILY.get(text.partition("(")[0], 1.0), "precision": "float32", "keep": "last",
+            **rows.TRAIN,
+            "epochs": 30 if frozen else args.epochs, "batch": args.batch,
+            "lr": args.lr * FAMILY.get(text.partition("(")[0], 1.0),
         },
     }  # fmt: skip
 

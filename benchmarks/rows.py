@@ -22,6 +22,9 @@ from ossicle import config, protocols
 from ossicle.data import open_data
 
 Job = tuple[str, int]
+# What every recipe of these benchmarks has in common.
+TASK = {"head_norm": "standard", "head_first": 0}
+TRAIN = {"head_lr": 2e-3, "weight_decay": 0.1, "precision": "float32", "keep": "last"}
 
 
 def train(tables: dict[str, Any], name: str, seed: int, data: str, threads: int) -> dict[str, Any]:

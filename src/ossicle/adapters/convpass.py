@@ -4,7 +4,9 @@ The paper's figure is 1x1, 3x3, 1x1; its 254K parameters are those of a convolut
 sequence, which is the default here. Its code computes that convolution and throws the result away: conv=unused.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -30,14 +32,9 @@ class Unused(SequenceConv):
         return x
 
 
-def _sequence(rank: int, generator: torch.Generator) -> nn.Module:
-    conv = SequenceConv(rank)
-    kaiming(conv, generator)
-    return conv
-
-
-def _unused(rank: int, generator: torch.Generator) -> nn.Module:
-    conv = Unused(rank)
+def _along(kind: type[SequenceConv], rank: int, generator: torch.Generator) -> nn.Module:
+    """A convolution along the sequence with torch's usual start."""
+    conv = kind(rank)
     kaiming(conv, generator)
     return conv
 
@@ -51,7 +48,11 @@ def _grid(rank: int, generator: torch.Generator) -> nn.Module:
     return conv
 
 
-CONVS = {"seq": _sequence, "grid": _grid, "unused": _unused}
+CONVS: dict[str, Callable[[int, torch.Generator], nn.Module]] = {
+    "seq": partial(_along, SequenceConv),
+    "grid": _grid,
+    "unused": partial(_along, Unused),
+}
 
 
 class ConvpassDelta(nn.Module):

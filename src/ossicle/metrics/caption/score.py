@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ossicle.errors import OssicleError, UnknownNameError
+from ossicle.errors import DataError, OssicleError, UnknownNameError
 from ossicle.metrics.caption import sbert as sentence
 from ossicle.metrics.caption import spice as spice_jar
 from ossicle.metrics.caption.bleu import bleu
@@ -204,7 +204,7 @@ def human(references: Mapping[str, Sequence[str]], metrics: Sequence[str] = (), 
         rest = {name: [t for i, t in enumerate(texts) if i != turn] for name, texts in some.items()}
         rounds.append(score(candidates, rest, metrics, **options))
     if not rounds:
-        score({}, {}, metrics, **options)
+        raise DataError("no item has two references, so none can be scored against the others; give at least two")
     out = CaptionScores(absent=rounds[0].absent, vocabulary=rounds[0].vocabulary)
     out.corpus = {key: float(np.mean([r.corpus[key] for r in rounds])) for key in rounds[0].corpus}
     for name in references:
