@@ -9,10 +9,13 @@ import torch
 
 from ossicle import build, config
 from ossicle.adapters import store
+from ossicle.build import backbone
+from ossicle.build.classify import ClassifyPlan
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
 from ossicle.errors import AdapterError, CheckpointError, DataError, RecipeError, UsageError
 from ossicle.features import FeatureStore, TokenStore
+from ossicle.tasks.classify import Classifier
 from ossicle.train import checkpoint
 from ossicle.train.evaluate import predict_rows
 from tests import tiny
@@ -25,7 +28,7 @@ QUICK = ["train.epochs=1", "train.batch=4", "train.precision=float32", "task.hea
 def tiny_backbone(monkeypatch, tmp_path):
     """A tiny encoder, an empty cache, and the matrix precision put back."""
     monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(build, "frozen", lambda recipe: tiny.encoder("whisper"))
+    monkeypatch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("whisper"))
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)
@@ -77,8 +80,11 @@ def test_several_labels_a_clip(tmp_path, clips):
 
 
 def test_cached_tokens_by_recipe(tmp_path, clips):
-    def made(*changes: str) -> build.Classifier:
-        return build.classifier(recipe("task.cache_versions=2", *changes), list(TONES))
+    def made(*changes: str) -> Classifier:
+        plan = ClassifyPlan(recipe("task.cache_versions=2", *changes), list(TONES))
+        task = plan.task(for_training=True)
+        plan.caches(task)
+        return task
 
     task = made("adapter.spec=lora(rank=2,blocks=top:1)", "task.layers=[3]")
     assert isinstance(task.tokens, TokenStore) and (task.tokens.number, task.versions) == (2, 2)
@@ -126,7 +132,7 @@ def test_resume_needs_a_run_and_its_classes(tmp_path, clips):
     trained(tmp_path / "out", clips)
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     others = [Clip(clip.path, labels=(f"{clip.labels[0]}er",)) for clip in clips]
-    with pytest.raises(UsageError, match="begun with other classes"):
+    with pytest.raises(UsageError, match="begun with other labels"):
         trained(tmp_path / "out", others, resume=True)
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
     (tmp_path / "out" / checkpoint.LAST).unlink()
@@ -138,11 +144,11 @@ def test_a_run_stopped_before_its_first_state_begins_anew(tmp_path, clips, monke
     def stopped(*given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build, "start_head", stopped)
+    monkeypatch.setattr(ClassifyPlan, "start", stopped)
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "out", clips)
     monkeypatch.undo()
-    monkeypatch.setattr(build, "frozen", lambda recipe: tiny.encoder("whisper"))
+    monkeypatch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("whisper"))
     monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
     trained(tmp_path / "out", clips, resume=True)
     trained(tmp_path / "whole", clips)
@@ -158,7 +164,7 @@ def finished(clips, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OSSICLE_HOME", str(out.parent / "home"))
-        patch.setattr(build, "frozen", lambda recipe: tiny.encoder("whisper"))
+        patch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("whisper"))
         trained(out, clips)
     return out
 
@@ -169,10 +175,10 @@ def folder(finished, tmp_path) -> Path:
 
 
 def test_other_weights_are_refused(folder, monkeypatch):
-    monkeypatch.setattr(build, "frozen", lambda recipe: tiny.encoder("whisper", seed=1))
+    monkeypatch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("whisper", seed=1))
     with pytest.raises(AdapterError, match=r"trained on other weights of whisper-tiny\.en.*digest tiny-whispe"):
         build.load(str(folder))
-    monkeypatch.setattr(build, "frozen", lambda recipe: tiny.encoder("ast"))
+    monkeypatch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("ast"))
     with pytest.raises(AdapterError, match="trained on other weights"):
         build.load(str(folder))
 
@@ -233,7 +239,7 @@ def test_weights_of_another_adapter_are_refused(folder):
 @pytest.mark.parametrize(("spec", "loud"), [("lora(rank=2)", False), ("prompts(tokens=20)", True)])
 def test_the_head_is_standardised_on_what_the_encoder_gives_at_first(tmp_path, clips, spec, loud, monkeypatch):
     """Prompts shift what is pooled from the start; statistics of the frozen encoder would not fit it."""
-    fresh = build.classifier(recipe(f"adapter.spec={spec}"), ["high", "low"])
+    fresh = ClassifyPlan(recipe(f"adapter.spec={spec}"), ["high", "low"]).task(for_training=False)
     store = FeatureStore(fresh.encoder, fresh.layers, fresh.pooling, root=tmp_path / "own")
     expected = torch.stack(store.get(clips)).mean(0)
     usual = torch.stack(FeatureStore(tiny.encoder("whisper"), fresh.layers, fresh.pooling).get(clips)).mean(0)

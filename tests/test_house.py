@@ -26,7 +26,7 @@ LAYERS = [
     {"config"},
     {"partition", "build"},
     {"protocols"},
-    {"predict", "results", "report", "export", "reproduce"},
+    {"predict", "results", "report", "export", "reproduce", "merge"},
     {"serve"},
     {"cli"},
 ]

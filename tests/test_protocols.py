@@ -7,6 +7,7 @@ import pytest
 
 from ossicle import backbones, build, config, protocols, reproduce
 from ossicle.adapters import PRESETS, parse
+from ossicle.build import backbone
 from ossicle.contracts import Clip
 from ossicle.data import DATASETS, Dataset
 from ossicle.data.splits import per_class
@@ -21,7 +22,7 @@ QUICK = ("train.epochs=1", "train.batch=4", "train.precision=float32", "task.hea
 @pytest.fixture
 def tiny_backbone(monkeypatch, tmp_path):
     monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(build, "frozen", lambda recipe: tiny.encoder("whisper"))
+    monkeypatch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("whisper"))
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +193,7 @@ def test_absent_weights_are_a_reason(tones, tmp_path, monkeypatch) -> None:
     def absent(recipe):
         raise WeightsError("no weights of ast-base")
 
-    monkeypatch.setattr(build, "frozen", absent)
+    monkeypatch.setattr(backbone, "frozen", absent)
     cells = reproduce.reproduce("A/table7", {"esc50": tones}, tmp_path, Options(), ["par"])
     assert [c.reason for c in cells] == ["no weights of ast-base", "data: give --data fluent-speech:PATH"]
 

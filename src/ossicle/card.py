@@ -1,25 +1,34 @@
 """The model card of an adapter folder: what it is, what it learnt from, how well it does, how to use it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ossicle import __version__
 
 
-def card(name: str, manifest: dict[str, Any], labels: Sequence[str], *, notes: Sequence[str] = ()) -> str:
+def card(
+    name: str,
+    manifest: dict[str, Any],
+    does: str,
+    use: str,
+    more: Mapping[str, str] | None = None,
+    *,
+    notes: Sequence[str] = (),
+) -> str:
     """A model card as Markdown, from facts of the training only.
 
     Args:
         name: of the adapter.
         manifest: its `ossicle.json`.
-        labels: its classes.
+        does: what it does, after "An Ossicle adapter that".
+        use: an `ossicle` command, without that word.
+        more: heading to text of sections at the end, such as its classes.
         notes: paragraphs put under the scores, such as how they were cross-validated.
     """
-    kind = f"An Ossicle adapter that classifies sound into {len(labels)} classes"
     lines = [
         f"# {name}",
         "",
-        f"{kind} on a frozen {manifest['backbone']['name']} encoder.",
+        f"An Ossicle adapter that {does} on a frozen {manifest['backbone']['name']} encoder.",
         "",
         *_facts(manifest),
         "## Scores",
@@ -29,16 +38,13 @@ def card(name: str, manifest: dict[str, Any], labels: Sequence[str], *, notes: S
         "## Use",
         "",
         "```",
-        f"ossicle predict {name} sounds/ --out labels.csv",
+        f"ossicle {use}",
         "```",
         "",
         "The resolved settings are in `recipe.toml`; the same training again is",
         f"`ossicle train {manifest['task']} DATA --recipe recipe.toml --out DIR`.",
         "",
-        "## Classes",
-        "",
-        ", ".join(labels),
-        "",
+        *[line for heading, text in (more or {}).items() for line in (f"## {heading}", "", text, "")],
     ]
     return "\n".join(lines)
 
@@ -46,10 +52,12 @@ def card(name: str, manifest: dict[str, Any], labels: Sequence[str], *, notes: S
 def _facts(manifest: dict[str, Any]) -> list[str]:
     sizes, data, backbone = manifest["parameters"], manifest["data"], manifest["backbone"]
     trained = f"`{manifest['adapter']}`: {sizes['adapter']:,} parameters"
+    language = manifest.get("language model")
     facts = {
+        **({"language model": f"{language['name']}, weights {language['digest'][:16]}"} if language else {}),
         "backbone": f"{backbone['name']}, {sizes['backbone']:,} parameters, weights {backbone['digest'][:16]}",
         "adapter": f"{trained} ({sizes['adapter'] / sizes['backbone']:.2%} of the backbone)",
-        "head": f"{sizes['head']:,} parameters",
+        **{part: f"{sizes[part]:,} parameters" for part in sizes if part not in ("adapter", "backbone")},
         "data": f"{data['name']}: {data['train']} clips to train, {data['val']} to validate, {data['test']} to test",
         "licences of the training clips": _counts(data["licences"]),
         "made with": f"ossicle {__version__}",

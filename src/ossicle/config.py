@@ -3,13 +3,17 @@
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ossicle.backbones.text import Lora
 from ossicle.errors import RecipeError, UnknownNameError, UsageError
+from ossicle.tasks.caption_llm import PROMPT
 from ossicle.tasks.classify import Augment
+from ossicle.tasks.decode import Decoding
+from ossicle.tasks.listen import SoundAugment
 from ossicle.train.optim import Settings
 
 
@@ -78,14 +82,67 @@ class ClassifyTable(Table):
     augment: Augment = Augment()
 
 
+class CaptionTable(Table):
+    """The captioning task: encoder, mapper, language model with LoRA."""
+
+    kind: Literal["caption-llm"] = "caption-llm"
+    llm: str = Field(default="smollm2-135m-instruct", description="a name, a folder, or a repository on the hub")
+    llm_bits: Literal[0, 4, 8] = Field(default=0, description="quantise the frozen language model; needs a GPU")
+    lora: Lora = Field(default=Lora(), description="on the language model; no targets means none")
+    prompt: str = PROMPT
+    prompt_form: Literal["chat", "plain"] = "chat"
+    layers: list[int] = Field(default=[], description="block outputs joined for the mapper; empty is the last")
+    squeeze: int = Field(
+        default=1, ge=1, description="mean of that many tokens neighbouring in time, before the mapper"
+    )
+    activation: Literal["gelu", "relu", "none"] = "gelu"
+    hidden: int = Field(default=0, ge=0, description="width between the mapper's two maps; 0 is the language model's")
+    mapper_norm: bool = Field(default=True, description="normalise the encoder's tokens before the mapper")
+    pooling: Literal["mean", "stride", "attention"] = "mean"
+    soft_tokens: int = Field(default=1, ge=1)
+    decoding: Decoding = Decoding()
+    metrics: list[str] = Field(default=["bleu", "rouge_l", "cider"], description="of validation and test clips")
+    best_by: str = Field(default="cider_d", description="the score that chooses the best epoch")
+    language: Literal["en", "any"] = Field(default="en", description="any: do not look whether captions are English")
+    stage: Literal["all", "lora-only"] = Field(
+        default="all", description="lora-only: a new LoRA over the frozen mapper of --init-from"
+    )
+    shortest_s: float = Field(default=0.0, ge=0, description="shorter clips go on in silence up to this length")
+    window_s: float = Field(default=30.0, gt=0, description="longer clips are cut into windows of this length")
+    augment: SoundAugment = SoundAugment()
+
+
+TaskTable = Annotated[ClassifyTable | CaptionTable, Field(discriminator="kind")]
+KINDS: dict[str, type[Table]] = {"classify": ClassifyTable, "caption-llm": CaptionTable}
+# What suits a kind of task where a recipe says nothing.
+USUAL: dict[str, dict[str, dict[str, Any]]] = {
+    "caption-llm": {
+        "adapter": {"spec": "probe()"},
+        "train": {"epochs": 50, "lr": 3e-4, "weight_decay": 0.0},
+    },
+}
+
+
 class Recipe(Table):
     """One run."""
 
     data: Data = Data()
     backbone: BackboneTable = BackboneTable()
     adapter: AdapterTable = AdapterTable()
-    task: ClassifyTable = ClassifyTable()
+    task: TaskTable = ClassifyTable()
     train: Settings = Settings()
+
+    @property
+    def classify(self) -> ClassifyTable:
+        """The task table of a classifier."""
+        assert isinstance(self.task, ClassifyTable)
+        return self.task
+
+    @property
+    def caption(self) -> CaptionTable:
+        """The task table of a captioner."""
+        assert isinstance(self.task, CaptionTable)
+        return self.task
 
 
 def read(path: Path | None, changes: Sequence[str] = (), tables: Mapping[str, Any] | None = None) -> Recipe:
@@ -124,10 +181,33 @@ def check(raw: Mapping[str, Any], where: str) -> Recipe:
     Raises:
         RecipeError: with every fault, unknown keys with the nearest name.
     """
+    task = raw.get("task", {})
+    kind = str(task.get("kind", "classify")) if isinstance(task, dict) else "classify"
+    faults = [] if kind in KINDS else [str(UnknownNameError("task.kind", kind, KINDS))]
+    kind = "classify" if faults else kind
+    known = {**raw, "task": {**task, "kind": kind} if isinstance(task, dict) else task}
+    for name, usual in USUAL.get(kind, {}).items():
+        table = known.get(name, {})
+        known[name] = {**usual, **table} if isinstance(table, dict) else table
     try:
-        return Recipe.model_validate(raw)
+        recipe = Recipe.model_validate(known)
     except ValidationError as err:
-        raise RecipeError(where, [_fault(e) for e in err.errors()]) from None
+        faults += [_fault(e) for e in err.errors()]
+    if faults:
+        raise RecipeError(where, faults)
+    return recipe
+
+
+def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """A recipe with "task.decoding.beams=4" texts applied.
+
+    Raises:
+        RecipeError: with every fault.
+    """
+    raw = recipe.model_dump(mode="json")
+    for change in changes:
+        _set(raw, change)
+    return check(raw, "command line")
 
 
 def write(recipe: Recipe) -> str:
@@ -158,18 +238,20 @@ def _value(text: str) -> Any:
 
 def _fault(error: Any) -> str:
     place = [str(part) for part in error["loc"]]
+    kind = place.pop(1) if place[0] == "task" and len(place) > 1 else "classify"
     name = ".".join(place)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return str(UnknownNameError("key", name, _keys(Recipe, "")))
+        return str(UnknownNameError("key", name, _keys(Recipe, "", KINDS[kind])))
     return f"{name}={error['input']!r}: {error['msg'].lower()}"
 
 
-def _keys(model: Any, prefix: str) -> list[str]:
-    """Every dotted key of a recipe."""
+def _keys(model: Any, prefix: str, task: Any = None) -> list[str]:
+    """Every dotted key of a recipe whose task is of one kind."""
     found = []
     fields = model.model_fields if hasattr(model, "model_fields") else model.__dataclass_fields__
     for name, field in fields.items():
         inner = getattr(field, "annotation", None) or getattr(field, "type", None)
+        inner = task if task is not None and name == "task" else inner
         nested = isinstance(inner, type) and (issubclass(inner, Table) or hasattr(inner, "__dataclass_fields__"))
         found += _keys(inner, f"{prefix}{name}.") if nested else [f"{prefix}{name}"]
     return found

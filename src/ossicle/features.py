@@ -10,15 +10,19 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ossicle import audio
+from ossicle.adapters import trainable
 from ossicle.backbones.encoder import Encoder
 from ossicle.backbones.weights import home
 from ossicle.contracts import Clip, Encoded, TokenGrid
 from ossicle.data.clips import load_waves
 from ossicle.errors import AudioError, CheckpointError, UnknownNameError
 from ossicle.files import write_atomic
+
+SEQUENCE = "tokens"
 
 
 def _mean(tokens: Tensor, mask: Tensor | None, grid: TokenGrid) -> Tensor:
@@ -64,10 +68,41 @@ def pool(encoded: Encoded, layers: Sequence[int], kind: str) -> Tensor:
     return torch.cat([POOLS[kind](encoded.hidden[n].float(), masks[n], encoded.grid) for n in layers], dim=1)
 
 
+def sequence(encoded: Encoded, layers: Sequence[int], squeeze: int = 1) -> tuple[Tensor, Tensor | None]:
+    """Tokens in the order of time, without class tokens and prompts.
+
+    Args:
+        encoded: with `hidden` for each of the layers.
+        layers: whose outputs are joined in width, in order.
+        squeeze: that many neighbours in time become their mean; frequency rows stay apart.
+
+    Returns:
+        (batch, tokens, len(layers) * dim) float32, and (batch, tokens) bool where they are real or None if all are.
+        Frequency runs fastest.
+    """
+    grid = encoded.grid
+    joined = torch.cat([encoded.hidden[n].float() for n in layers], dim=-1)[:, grid.extra :].contiguous()
+    mask = None if encoded.mask is None else encoded.mask[:, grid.extra :]
+    time, freq = joined.shape[1] // grid.freq, grid.freq
+    batch, freq_first = len(joined), grid.order == "freq"
+    shape = (batch, freq, time) if freq_first else (batch, time, freq)
+    valid = torch.ones(joined.shape[:2], device=joined.device) if mask is None else mask.float()
+    rows, valid = joined.view(*shape, -1), valid.view(shape)
+    if freq_first:
+        rows, valid = rows.transpose(1, 2), valid.transpose(1, 2)
+    short = -time % squeeze
+    rows, valid = F.pad(rows, (0, 0, 0, 0, 0, short)), F.pad(valid, (0, 0, 0, short))
+    rows, valid = rows.reshape(batch, -1, squeeze, freq, joined.shape[-1]), valid.reshape(batch, -1, squeeze, freq)
+    weight = valid.sum(dim=2)
+    means = (rows * valid[..., None]).sum(dim=2) / weight.clamp(min=1)[..., None]
+    return means.flatten(1, 2), None if mask is None else (weight > 0).flatten(1)
+
+
 class _Disk:
     """Arrays on disk by everything their numbers follow from; a full disk only costs the cache.
 
-    A key holds the sound's bytes, start and end, decode version, front-end settings, weights digest, what was computed.
+    A key holds the sound's bytes, start and end, decode version, front-end settings, digests of weights and adapter,
+    what was computed.
     """
 
     def __init__(self, encoder: Encoder, root: Path | None, what: list[object]) -> None:
@@ -75,6 +110,7 @@ class _Disk:
         frontend = encoder.frontend.settings()  # type: ignore[operator]
         stride = str(encoder.stem.__dict__.get("stride", ""))
         known = [audio.DECODE_VERSION, frontend, stride, encoder.name, encoder.digest, what, "float32"]
+        known += _adapter_digest(encoder)
         self.setting = json.dumps(known, sort_keys=True, default=str)
         self._hashes: dict[Path, str] = {}
 
@@ -103,21 +139,32 @@ class _Disk:
         return self.root / key[:2] / f"{key}.npy"
 
 
+def _adapter_digest(encoder: Encoder) -> list[str]:
+    """Of the active adapter's tensors; nothing where it has none."""
+    own = trainable(encoder, encoder.active) if encoder.active else {}
+    digest = hashlib.blake2b(digest_size=16)
+    for key, value in sorted(own.items()):
+        digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return [digest.hexdigest()] if own else []
+
+
 def _save(part: Path, value: Tensor) -> None:
     with part.open("wb") as file:
         np.save(file, value.numpy())
 
 
 class FeatureStore:
-    """Pooled features of a frozen encoder, computed once per clip and kept on disk and in memory.
+    """Features of a frozen encoder, computed once per clip and kept on disk and in memory.
 
     Args:
-        encoder: frozen; a trained adapter must not be on it.
+        encoder: nothing of it may train as long as the store is used.
         layers: whose outputs are joined.
-        kind: pooling.
+        kind: pooling, or "tokens" for the whole sequence in float16.
         shortest_s: shorter clips go on in silence up to this length.
         root: folder of the cache; None is `home()/features`.
         batch: clips encoded at a time.
+        squeeze: of a sequence, see `sequence`.
+        memory_bytes: what is kept in memory besides the disk.
     """
 
     def __init__(
@@ -129,15 +176,19 @@ class FeatureStore:
         shortest_s: float = 0.0,
         root: Path | None = None,
         batch: int = 16,
+        squeeze: int = 1,
+        memory_bytes: int = 2 * 1024**3,
     ) -> None:
         self.encoder, self.layers, self.kind, self.batch = encoder, tuple(layers), kind, batch
-        self.shortest_s = shortest_s
+        self.shortest_s, self.squeeze = shortest_s, squeeze
         self.computed = 0
-        self._disk = _Disk(encoder, root, ["pooled", self.layers, kind, shortest_s])
+        shape = [squeeze] if kind == SEQUENCE else []
+        self._disk = _Disk(encoder, root, ["pooled", self.layers, kind, shortest_s, *shape])
         self._memory: dict[Clip, Tensor] = {}
+        self._room = memory_bytes
 
     def get(self, clips: Sequence[Clip]) -> list[Tensor | AudioError]:
-        """A (width,) float32 vector per clip, or why there is none; order kept."""
+        """A (width,) float32 vector, or (tokens, width) float16, per clip, or why there is none; order kept."""
         found: dict[Clip, Tensor | AudioError] = {c: self._memory[c] for c in clips if c in self._memory}
         for clip in dict.fromkeys(clips):
             stored = None if clip in found else self._disk.read(clip)
@@ -146,8 +197,15 @@ class FeatureStore:
         rest = [c for c in dict.fromkeys(clips) if c not in found]
         for first in range(0, len(rest), self.batch):
             found |= self._compute(rest[first : first + self.batch])
-        self._memory |= {c: v for c, v in found.items() if isinstance(v, Tensor)}
+        for clip, value in found.items():
+            self._keep(clip, value)
         return [found[c] for c in clips]
+
+    def _keep(self, clip: Clip, value: Tensor | AudioError) -> None:
+        if clip in self._memory or isinstance(value, AudioError) or value.nbytes > self._room:
+            return
+        self._memory[clip] = value
+        self._room -= value.nbytes
 
     def _compute(self, clips: Sequence[Clip]) -> dict[Clip, Tensor | AudioError]:
         waves = load_waves(clips, self.encoder.rate_hz, shortest_s=self.shortest_s)
@@ -163,7 +221,10 @@ class FeatureStore:
             encoded = self.encoder(waves.to(_device(self.encoder)), layers=self.layers)
         except AudioError as err:
             return dict.fromkeys(clips, err)
-        vectors = pool(encoded, self.layers, self.kind).cpu()
+        if self.kind == SEQUENCE:
+            vectors = sequence(encoded, self.layers, self.squeeze)[0].half().cpu()
+        else:
+            vectors = pool(encoded, self.layers, self.kind).cpu()
         for clip, vector in zip(clips, vectors, strict=True):
             self._disk.write(clip, vector)
         return dict(zip(clips, vectors, strict=True))

@@ -12,7 +12,8 @@ from ossicle.data.splits import check_labels, hold_out, per_class, select
 from ossicle.errors import DataError
 
 OWN_SPLITS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "train": "train", "training": "train", "development": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "evaluation": "test",
 }  # fmt: skip
 
@@ -55,7 +56,7 @@ def labels_of(parts: Split, recipe: Recipe) -> list[str]:
         DataError: if the training clips cannot be learnt from, or other clips have a class they lack.
     """
     clips = [*parts.train, *parts.val]
-    if recipe.task.multi_label:
+    if recipe.classify.multi_label:
         clips = [replace(c, labels=(n,)) for c in clips for n in c.labels]
     faults = check_labels(clips)
     if faults and recipe.data.per_class != 1:
@@ -70,7 +71,13 @@ def labels_of(parts: Split, recipe: Recipe) -> list[str]:
 def _own_splits(clips: Sequence[Clip], data: Data) -> Data:
     """Use train, validation and test splits where the data has them by these names and the recipe names none."""
     there = {clip.split for clip in clips}
-    if data.train or data.val or data.test or not there <= {*OWN_SPLITS, ""} or "train" not in there:
+    if (
+        data.train
+        or data.val
+        or data.test
+        or not there <= {*OWN_SPLITS, ""}
+        or not any(OWN_SPLITS.get(s) == "train" for s in there)
+    ):
         return data
     named = {part: [s for s in sorted(there) if OWN_SPLITS.get(s) == part] for part in ("train", "val", "test")}
     return data.model_copy(update=named)

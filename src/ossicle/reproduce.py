@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ossicle import build, config, protocols
+from ossicle import config, protocols
+from ossicle.build import backbone
 from ossicle.config import Recipe
 from ossicle.data import Dataset
 from ossicle.errors import AdapterError, CheckpointError, DataError, UnknownNameError, UsageError, WeightsError
@@ -173,7 +174,7 @@ def _cell(
             recipe, folds=options.folds or protocol.get("folds", ()), tests=options.tests,
             seeds=options.seeds or protocol["seeds"], validation=protocol.get("validation", "none"),
         )  # fmt: skip
-        build.frozen(recipe)  # before anything else: are the weights there
+        backbone.frozen(recipe)  # before anything else: are the weights there
         folder = out / f"{row.key}_{name}{column.partition('@')[2]}"
         done = [protocols.run(one, data[name], folder) for one in plan]
     except (WeightsError, DataError, AdapterError, UnknownNameError) as error:

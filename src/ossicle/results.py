@@ -25,6 +25,8 @@ RAVEN_HIGH_HZ = 8000
 # Raven draws no selection without a length either.
 RAVEN_SHORTEST_S = 0.001
 PARQUET_ROWS = 4096
+# Kinds without a column for the file.
+ONE_RECORDING = {".txt": "an Audacity label track", ".srt": "a subtitle file", ".vtt": "a subtitle file"}
 
 Stamp = tuple[int, int]
 
@@ -37,14 +39,14 @@ def check_out(out: Path, files: int) -> None:
         files: sound files whose rows it will hold.
 
     Raises:
-        UsageError: if it is a folder, of no known kind, or an Audacity label track for several files.
+        UsageError: if it is a folder, of no known kind, or labels or subtitles of several files.
     """
     suffix = _suffix(out)
     if out.is_dir():
         raise UsageError(f"{out} is a folder; give the name of a file in it, such as {out / 'rows.csv'}")
-    if suffix == ".txt" and files > 1:
+    if suffix in ONE_RECORDING and files > 1:
         raise UsageError(
-            f"{out}: an Audacity label track belongs to one recording but {files} files were given; "
+            f"{out}: {ONE_RECORDING[suffix]} belongs to one recording but {files} files were given; "
             "give one file, or write .csv, .jsonl, .parquet or .selections"
         )
 
@@ -53,11 +55,11 @@ def write_rows(rows: Iterable[Prediction], out: Path) -> None:
     """Write result rows, whole or not at all; times are rounded to milliseconds.
 
     The kind follows from the suffix: .csv (the scores as one JSON column), .jsonl, .parquet (scores as a map), .txt
-    (Audacity label track of one file), .selections or .selections.txt (Raven selection table). Text that is not
-    Unicode, as in a path of odd bytes, is escaped.
+    (Audacity label track of one file), .srt and .vtt (subtitles of one file), .selections or .selections.txt (Raven
+    selection table). Text that is not Unicode, as in a path of odd bytes, is escaped.
 
     Args:
-        rows: in the order wanted; read as a stream, except for .txt.
+        rows: in the order wanted; read as a stream, except for those of one file.
         out: the file to make or replace; folders are made as needed.
 
     Raises:
@@ -65,7 +67,7 @@ def write_rows(rows: Iterable[Prediction], out: Path) -> None:
         CheckpointError: if it cannot be written; an earlier file stays.
     """
     suffix = _suffix(out)
-    if suffix == ".txt":
+    if suffix in ONE_RECORDING:
         rows = list(rows)
     check_out(out, len({row.path for row in rows}) if isinstance(rows, list) else 1)
     rounded = (replace(row, start=round(row.start, 3), end=_rounded(row.end)) for row in rows)
@@ -149,8 +151,9 @@ def _caption(row: Prediction) -> str:
     """What a label track says of a window: label and score, the caption, or the error."""
     if row.error is not None:
         return f"error: {_cell(row.error)}"
-    score = "" if row.score is None else f" {row.score:.3f}"
-    return _cell(row.caption or "" if row.label is None else row.label) + score
+    if row.label is None:
+        return _cell(row.caption or "")
+    return _cell(row.label) + ("" if row.score is None else f" {row.score:.3f}")
 
 
 def _write_raven(rows: Iterable[Prediction], part: Path) -> None:
@@ -177,11 +180,35 @@ def _cell(text: str) -> str:
     return " ".join(text.split()) if any(mark in text for mark in "\t\n\r") else text
 
 
+def _write_srt(rows: Iterable[Prediction], part: Path) -> None:
+    """SubRip: numbered stretches with a comma before the milliseconds."""
+    with _text(part) as file:
+        for number, row in enumerate(rows, 1):
+            file.write(f"{number}\n{_span(row).replace('.', ',')}\n{_caption(row)}\n\n")
+
+
+def _write_vtt(rows: Iterable[Prediction], part: Path) -> None:
+    """WebVTT: the same with a heading and a point."""
+    with _text(part) as file:
+        file.write("WEBVTT\n\n")
+        for row in rows:
+            file.write(f"{_span(row)}\n{_caption(row)}\n\n")
+
+
+def _span(row: Prediction) -> str:
+    """00:00:01.500 --> 00:00:03.000; a row without an end lasts a millisecond."""
+    end = row.end if row.end is not None and row.end > row.start else row.start + 0.001
+    times = [divmod(round(seconds * 1000), 3_600_000) for seconds in (row.start, end)]
+    return " --> ".join(f"{h:02}:{ms // 60_000:02}:{ms // 1000 % 60:02}.{ms % 1000:03}" for h, ms in times)
+
+
 FORMATS: dict[str, Callable[[Iterable[Prediction], Path], None]] = {
     ".csv": _write_csv,
     ".jsonl": _write_jsonl,
     ".parquet": _write_parquet,
     ".txt": _write_audacity,
+    ".srt": _write_srt,
+    ".vtt": _write_vtt,
     ".selections": _write_raven,
     ".selections.txt": _write_raven,
 }

@@ -1,4 +1,7 @@
-"""An adapter as a folder: `ossicle.json` and `ossicle.safetensors`, with keys `backbone/... head/...`."""
+"""An adapter as a folder: `ossicle.json` and `ossicle.safetensors`, with keys `backbone/... head/...`.
+
+A language model's LoRA lies in `llm/`, in peft's format; in memory its keys are `llm/...`.
+"""
 
 import json
 import os
@@ -12,22 +15,25 @@ from torch import Tensor, nn
 
 from ossicle.adapters.inject import load_state, trainable
 from ossicle.backbones.encoder import Encoder
+from ossicle.backbones.text import WEIGHTS as LORA_WEIGHTS
+from ossicle.backbones.text import LanguageModel, read_lora
 from ossicle.errors import AdapterError, CheckpointError
 from ossicle.files import write_atomic
 
 MANIFEST = "ossicle.json"
 WEIGHTS = "ossicle.safetensors"
+LLM = "llm"
 FORMAT = 1
 
 
 def collect(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """What is saved: of an encoder its active adapter's parameters, of any other part its whole state."""
+    """What is saved: an active adapter, a language model's LoRA, or the whole state of any other part."""
     tensors: dict[str, Tensor] = {}
     for prefix, part in parts.items():
         if isinstance(part, Encoder):
             own: Mapping[str, Tensor] = trainable(part, part.active) if part.active else {}
         else:
-            own = part.state_dict()
+            own = part.saved() if isinstance(part, LanguageModel) else part.state_dict()
         tensors |= {f"{prefix}/{key}": value.detach().cpu().contiguous() for key, value in own.items()}
     return tensors
 
@@ -44,6 +50,9 @@ def restore(parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> No
             if part.active:
                 load_state(part, part.active, own)
             continue
+        if isinstance(part, LanguageModel):
+            part.restore(own)
+            continue
         try:
             part.load_state_dict(own)
         except RuntimeError as err:
@@ -51,23 +60,28 @@ def restore(parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> No
 
 
 def save_weights(folder: Path, parts: Mapping[str, nn.Module]) -> None:
-    """Write `ossicle.safetensors` whole or not at all.
+    """Write `ossicle.safetensors` whole or not at all, and the LoRA of a language model beside it.
 
     Raises:
         CheckpointError: if it cannot be written; an earlier file stays.
     """
-    tensors = collect(parts)
+    tensors = collect({name: part for name, part in parts.items() if not isinstance(part, LanguageModel)})
+    for name, part in parts.items():
+        if isinstance(part, LanguageModel):
+            part.save(folder / name)
     write_atomic(folder / WEIGHTS, lambda part: safetensors.torch.save_file(tensors, part))
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read `ossicle.safetensors`.
+    """Read `ossicle.safetensors`, and the LoRA of a language model if there is one.
 
     Raises:
         CheckpointError: if it is absent or broken.
     """
+    lora = read_lora(folder / LLM) if (folder / LLM / LORA_WEIGHTS).is_file() else {}
     try:
-        return safetensors.torch.load_file(folder / WEIGHTS)
+        own = safetensors.torch.load_file(folder / WEIGHTS)
+        return own | {f"{LLM}/{key}": value for key, value in lora.items()}
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder} has no {WEIGHTS}; the training may not have finished its first epoch"

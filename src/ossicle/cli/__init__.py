@@ -8,15 +8,18 @@ import typer
 
 from ossicle import __version__
 from ossicle.cli.adapters import adapters
+from ossicle.cli.caption import caption
 from ossicle.cli.demo import demo
 from ossicle.cli.doctor import doctor
 from ossicle.cli.evaluate import evaluate
 from ossicle.cli.export import export
+from ossicle.cli.merge import merge
 from ossicle.cli.models import models
 from ossicle.cli.plot import plot
 from ossicle.cli.predict import predict
 from ossicle.cli.push import push
 from ossicle.cli.reproduce import reproduce
+from ossicle.cli.scenes import scenes
 from ossicle.cli.score import score
 from ossicle.cli.train import train
 from ossicle.errors import OssicleError
@@ -28,11 +31,14 @@ VERBS: dict[str, Callable[..., Any] | typer.Typer] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "caption": caption,
+    "merge": merge,
     "plot": plot,
     "export": export,
     "push": push,
     "reproduce": reproduce,
     "score": score,
+    "scenes": scenes,
     "demo": demo,
 }
 

@@ -10,6 +10,7 @@ import torch
 import typer
 
 from ossicle import audio, build, figures
+from ossicle.build import backbone
 from ossicle.cli.train import opened
 from ossicle.contracts import Clip
 from ossicle.data.clips import load_waves
@@ -43,7 +44,7 @@ def tokens(
     loaded = build.load(adapter)
     clips = _some(select(opened(data).clips, split or None, None), classes or [], limit)
     shortest = loaded.recipe.task.shortest_s
-    frozen = build.frozen(loaded.recipe)
+    frozen = backbone.frozen(loaded.recipe)
     with tempfile.TemporaryDirectory() as own:  # what an adapter changed must not lie in the frozen encoder's cache
         stores = {
             "frozen": FeatureStore(frozen, (frozen.depth,), pooling, shortest_s=shortest),

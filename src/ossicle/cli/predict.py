@@ -9,6 +9,7 @@ from rich.console import Console
 from ossicle import audio, build
 from ossicle import predict as prediction
 from ossicle.cli.evaluate import checked_precision
+from ossicle.errors import UsageError
 
 
 def predict(
@@ -28,6 +29,22 @@ def predict(
 ) -> None:
     """Label sounds; one row per window. A stopped run goes on with the same command."""
     loaded = build.load(adapter)
+    if loaded.recipe.task.kind != "classify":
+        raise UsageError(f"{adapter} holds a {loaded.recipe.task.kind} adapter; use `ossicle caption`")
+    raise typer.Exit(to_file(loaded, paths, out, window, hop, batch, precision, {"labels": loaded.task.labels}))
+
+
+def to_file(
+    loaded: build.Loaded,
+    paths: list[str],
+    out: Path,
+    window: float | None,
+    hop: float | None,
+    batch: int,
+    precision: str,
+    extras: dict[str, object],
+) -> int:
+    """Rows of files, folders and globs in one table; 1 if some could not be read, else 0."""
     files = audio.find(paths)
     predictor = prediction.Predictor(
         loaded.task, loaded.name, loaded.recipe.task.window_s if window is None else window,
@@ -36,9 +53,9 @@ def predict(
     with Console(stderr=True).status(f"0 of {len(files)} files") as status:
         summary = prediction.predict_to_file(
             predictor, files, out,
-            extras={"backbone": loaded.task.encoder.digest, "labels": loaded.task.labels},
+            extras={"backbone": loaded.task.encoder.digest, **extras},
             progress=lambda done: status.update(f"{done} of {len(files)} files"),
         )  # fmt: skip
     text = f"{summary.rows} rows for {summary.files} files in {out}; {summary.failed} could not be read"
     Console().print(text, markup=False, soft_wrap=True)
-    raise typer.Exit(1 if summary.failed else 0)
+    return 1 if summary.failed else 0

@@ -13,36 +13,85 @@ from ossicle.data.manifest import shorten
 
 train = typer.Typer(help="Train an adapter.", no_args_is_help=True)
 
+Sounds = Annotated[
+    str, typer.Argument(help="Folder of label folders, a folder with metadata.csv, a manifest, or esc50:PATH.")
+]
+Out = Annotated[Path, typer.Option(help="Folder for the adapter.")]
+Backbone = Annotated[str | None, typer.Option(help="A name from `ossicle models`.")]
+Adapter = Annotated[
+    str | None, typer.Option(help="Text such as 'lora(rank=8)+norm()', or a name from `ossicle adapters`.")
+]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A TOML recipe.")]
+Change = Annotated[
+    list[str] | None, typer.Option("--set", help="One setting, such as train.epochs=3; may be repeated.")
+]
+Resume = Annotated[bool, typer.Option(help="Go on where an earlier run in --out stopped.")]
+Init = Annotated[
+    Path | None, typer.Option(help="A trained folder of the same kind whose weights this one begins with.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
 
 @train.callback()
 def _group() -> None:
-    """Train an adapter on labelled sounds."""
+    """Train an adapter on labelled or captioned sounds."""
 
 
 @train.command("classify")
 def classify(
-    data: Annotated[
-        str, typer.Argument(help="Folder of label folders, a folder with metadata.csv, a manifest, or esc50:PATH.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
-    backbone: Annotated[str | None, typer.Option(help="A name from `ossicle models`.")] = None,
-    adapter: Annotated[
-        str | None, typer.Option(help="Text such as 'lora(rank=8)+norm()', or a name from `ossicle adapters`.")
-    ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="A TOML recipe.")] = None,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting, such as train.epochs=3; may be repeated.")
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on where an earlier run in --out stopped.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    data: Sounds,
+    out: Out,
+    backbone: Backbone = None,
+    adapter: Adapter = None,
+    recipe: RecipeFile = None,
+    change: Change = None,
+    resume: Resume = False,
+    init_from: Init = None,
+    as_json: Json = False,
 ) -> None:
     """Train a classifier on labelled sounds."""
-    given = {"backbone": {"name": backbone}, "adapter": {"spec": adapter}}
+    tables = {"backbone": {"name": backbone}, "adapter": {"spec": adapter}}
+    _train("classify", data, out, recipe, change, tables, resume, init_from, as_json)
+
+
+@train.command("caption-llm")
+def caption_llm(
+    data: Sounds,
+    out: Out,
+    backbone: Backbone = None,
+    adapter: Adapter = None,
+    llm: Annotated[
+        str | None, typer.Option(help="A language model of `ossicle models`, a folder, or a hub repository.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="all, or lora-only: a new LoRA over a frozen mapper.")] = None,
+    recipe: RecipeFile = None,
+    change: Change = None,
+    resume: Resume = False,
+    init_from: Init = None,
+    as_json: Json = False,
+) -> None:
+    """Train a captioner on captioned sounds: a mapper from the encoder, and LoRA on a language model."""
+    tables = {"backbone": {"name": backbone}, "adapter": {"spec": adapter}, "task": {"llm": llm, "stage": stage}}
+    _train("caption-llm", data, out, recipe, change, tables, resume, init_from, as_json)
+
+
+def _train(
+    kind: str,
+    data: str,
+    out: Path,
+    recipe: Path | None,
+    change: list[str] | None,
+    given: dict[str, dict[str, Any]],
+    resume: bool,
+    init: Path | None,
+    as_json: bool,
+) -> None:
     tables = {name: {k: v for k, v in table.items() if v} for name, table in given.items()}
+    tables["task"] = tables.get("task", {}) | {"kind": kind}
     if resume and recipe is None and (out / build.RECIPE).is_file():
         recipe = out / build.RECIPE
-    chosen = config.read(recipe, change or [], tables)
-    manifest = build.train(chosen, opened(data), out, resume=resume, quiet=as_json)
+    chosen = config.read(recipe, change or [], {name: table for name, table in tables.items() if table})
+    manifest = build.train(chosen, opened(data), out, resume=resume, init=init, quiet=as_json)
     unreadable = manifest["data"]["unreadable"]
     if unreadable:
         _note(f"{len(unreadable)} file(s) could not be read and were left out: {shorten(unreadable)}")
@@ -55,9 +104,11 @@ def _tell(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(manifest))
         return
-    console = Console()
-    share = manifest["parameters"]["adapter"] / manifest["parameters"]["backbone"]
-    console.print(f"trained {manifest['parameters']['adapter']:,} adapter parameters ({share:.2%} of the backbone)")
+    console, sizes = Console(), manifest["parameters"]
+    share = sizes["adapter"] / sizes["backbone"]
+    console.print(f"trained {sizes['adapter']:,} adapter parameters ({share:.2%} of the backbone)")
+    if "language_model" in sizes:
+        console.print(f"trained {sizes['mapper']:,} mapper and {sizes['llm_lora']:,} LoRA parameters")
     for name, scores in manifest["scores"].items():
         shown = ", ".join(f"{key} {value:.3f}" for key, value in scores.items() if key != "classes_absent")
         console.print(f"{name}: {shown}")

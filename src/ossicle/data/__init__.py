@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ossicle.contracts import Clip
 from ossicle.data import (
+    audiocaps,
+    clotho,
     epic_sounds,
     esc50,
     fluent_speech,
@@ -15,16 +17,20 @@ from ossicle.data import (
     manifest,
     speech_commands,
     urbansound8k,
+    wavcaps,
 )
 from ossicle.errors import DataError, UnknownNameError
 
 DATASETS: dict[str, Callable[[Path], tuple[list[Clip], list[str]]]] = {
+    "audiocaps": audiocaps.rows,
+    "clotho": clotho.rows,
     "epic-sounds": epic_sounds.rows,
     "esc50": esc50.rows,
     "fluent-speech": fluent_speech.rows,
     "fsdd": fsdd.rows,
     "speech-commands": speech_commands.rows,
     "urbansound8k": urbansound8k.rows,
+    "wavcaps": wavcaps.rows,
 }
 
 _METADATA = tuple(f"metadata{suffix}" for suffix in manifest.SUFFIXES)

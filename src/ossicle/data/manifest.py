@@ -51,11 +51,26 @@ def shorten(items: Sequence[str]) -> str:
     return ", ".join(items[:_SHOWN]) + more
 
 
-def read_table(path: Path) -> list[Row]:
+def holds(folder: Path) -> str:
+    """Write into a message what a folder holds."""
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    return f"holds {shorten(names)}" if names else "is empty"
+
+
+def sounds(folder: Path) -> list[Path]:
+    """The sound files below a folder, sorted; unlike audio.find, none is fine."""
+    try:
+        return audio.find([folder])
+    except DataError:
+        return []
+
+
+def read_table(path: Path, fallback: str = "") -> list[Row]:
     """Read a csv, tsv, jsonl, json or parquet file.
 
     Args:
         path: the file; its suffix says the format. A csv may use , ; or tab and may be UTF-8 or UTF-16.
+        fallback: the encoding of a csv that is neither.
 
     Raises:
         DataError: if the file is absent, empty, not what its suffix says, or names a column twice.
@@ -69,7 +84,7 @@ def read_table(path: Path) -> list[Row]:
         elif suffix in (".json", ".jsonl"):
             rows = _read_json(path) if suffix == ".json" else _read_jsonl(path)
         else:
-            rows = _read_csv(path)
+            rows = _read_csv(path, fallback)
     except FileNotFoundError:
         raise DataError(f"{path} is not there; give the path of an existing table") from None
     except (OSError, ValueError, RecursionError, csv.Error) as error:
@@ -79,8 +94,8 @@ def read_table(path: Path) -> list[Row]:
     return rows
 
 
-def _read_csv(path: Path) -> list[Row]:
-    text = _decode(path.read_bytes())
+def _read_csv(path: Path, fallback: str) -> list[Row]:
+    text = _decode(path.read_bytes(), fallback)
     heading = text.lstrip("\r\n").split("\n", 1)[0]
     delimiter = max(",;\t", key=heading.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -102,9 +117,14 @@ def _read_csv(path: Path) -> list[Row]:
     return rows
 
 
-def _decode(data: bytes) -> str:
+def _decode(data: bytes, fallback: str = "") -> str:
     utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    return data.decode("utf-16" if utf16 else "utf-8-sig")
+    try:
+        return data.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError:
+        if not fallback:
+            raise
+        return data.decode(fallback)
 
 
 def _columns(names: Sequence[str]) -> list[str]:
@@ -162,7 +182,7 @@ def rows(path: Path) -> tuple[list[Clip], list[str]]:
     """
     table = read_table(path)
     _check_columns(path.name, table)
-    finder = _Finder(path.parent)
+    finder = Finder(path.parent)
     clips: dict[tuple[Path, float, float | None], Clip] = {}
     faults: list[str] = []
     missing: list[str] = []
@@ -206,11 +226,11 @@ def _missing(name: str, missing: Sequence[str], total: int) -> list[str]:
     return [f"{text}; these rows are left out"]
 
 
-def _clip(row: Row, finder: "_Finder") -> Clip | None:
+def _clip(row: Row, finder: "Finder") -> Clip | None:
     """The row's clip, or None when its sound file is not there."""
     cells = row.cells
     names = _names(row)
-    path = finder.named(names) or finder.stemmed(_stems(cells))
+    path = finder.named(names) or finder.stemmed(stems(cells))
     captions = _captions(cells)
     labels = _labels(cells, optional=bool(captions))
     start, end = (0.0, None) if "youtube_id" in cells else _seconds(cells)
@@ -239,15 +259,15 @@ def _names(row: Row) -> list[str]:
     return names
 
 
-def _stems(cells: dict[str, Any]) -> list[str]:
+def stems(cells: dict[str, Any]) -> list[str]:
     """File names without suffix that follow from a row's ids, the most exact first."""
-    stems = [PurePosixPath(_text(cells, (column,))).stem for column in ("id", "audiocap_id") if cells.get(column)]
+    names = [PurePosixPath(_text(cells, (column,))).stem for column in ("id", "audiocap_id") if cells.get(column)]
     video, start = _text(cells, ("youtube_id",)), _text(cells, ("start_time",))
     if video and start.isdecimal():
         first, last = int(start), int(start) + _AUDIOCAPS_SECONDS
         tails = (f"_{first}_{last}", f"_{first * 1000}_{last * 1000}", f"_{first}")
-        stems += [prefix + video + tail for tail in tails for prefix in ("Y", "")]
-    return stems + ([f"Y{video}", video] if video else [])
+        names += [prefix + video + tail for tail in tails for prefix in ("Y", "")]
+    return names + ([f"Y{video}", video] if video else [])
 
 
 def _text(cells: dict[str, Any], columns: Sequence[str]) -> str:
@@ -296,7 +316,7 @@ def _seconds(cells: dict[str, Any]) -> tuple[float, float | None]:
     return start, end
 
 
-class _Finder:
+class Finder:
     """Finds the sound files of a table.
 
     Args:
@@ -353,11 +373,7 @@ class _Finder:
     def _index(self) -> dict[str, list[Path]]:
         if self._names is None:
             self._names = {}
-            try:
-                paths = audio.find([self.root])
-            except DataError:  # it holds no sound; the rows without one are counted instead
-                paths = []
-            for path in paths:
+            for path in sounds(self.root):  # where there is none, the rows without one are counted
                 self._names.setdefault(path.name, []).append(path)
                 self._stems.setdefault(path.stem, []).append(path)
         return self._names

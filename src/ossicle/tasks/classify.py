@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from ossicle import augment, features
 from ossicle.backbones.encoder import Encoder
 from ossicle.contracts import Batch, Clip, Prediction, TokenGrid
-from ossicle.data.clips import WaveCache, load_waves, stack
-from ossicle.errors import AudioError, DataError, UnknownNameError, UsageError
+from ossicle.data.clips import stack
+from ossicle.errors import DataError, UnknownNameError, UsageError
 from ossicle.features import FeatureStore, TokenStore
 from ossicle.metrics import classify as metrics
-
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
+from ossicle.tasks.listen import Amount, Listener, SoundAugment, draw
 
 
 class Standardize(nn.Module):
@@ -77,34 +75,18 @@ class Head(nn.Module):
 
 
 @dataclass(frozen=True)
-class Augment:
-    """Random changes in training, drawn anew for every batch.
+class Augment(SoundAugment):
+    """Random changes in training, those of `SoundAugment` and of a classifier's own.
 
     Args:
-        shift_s: circular shift of the waveform, up to this many seconds either way.
-        gain_db: gain, up to this many dB either way.
         mixup: alpha of the Beta distribution clips are mixed with; 0 is off.
-        time_mask: SpecAugment, longest time mask in frames.
-        freq_mask: SpecAugment, widest frequency mask in mel bands.
         drop_tokens: share of tokens dropped before the blocks; training gets faster by it.
         token_mixup: alpha of the Beta distribution that cached tokens are mixed with; 0 is off.
     """
 
-    shift_s: Amount = 0.0
-    gain_db: Amount = 0.0
     mixup: Amount = 0.0
-    time_mask: Count = 0
-    freq_mask: Count = 0
     drop_tokens: Annotated[float, Field(ge=0, lt=1)] = 0.0
     token_mixup: Amount = 0.0
-
-    def waves(self, waves: Tensor, generator: torch.Generator, rate_hz: int) -> Tensor:
-        """Shift and gain (batch, samples)."""
-        if self.shift_s:
-            waves = augment.shift(waves, generator, max_seconds=self.shift_s, rate_hz=rate_hz)
-        if self.gain_db:
-            waves = augment.gain(waves, generator, low_db=-self.gain_db, high_db=self.gain_db)
-        return waves
 
 
 class Classifier:
@@ -166,12 +148,12 @@ class Classifier:
         self.class_weights = class_weights
         self.label_smoothing = label_smoothing
         self.augment = Augment() if augment is None else augment
+        self.ear = Listener(encoder, self.augment, window_s=window_s, shortest_s=shortest_s, cache_bytes=cache_bytes)
+        self.unreadable = self.ear.unreadable
         self.window_s, self.shortest_s = window_s, shortest_s
         self.store, self.tokens, self.versions = store, tokens, versions
         self.head = Head(encoder.dim * len(self.layers), len(labels), norm=head_norm, dropout=dropout)
         self.best_by = "map_macro" if multi_label else "accuracy"
-        self.unreadable: dict[str, str] = {}
-        self._cache = WaveCache(cache_bytes)
         self._index = {label: i for i, label in enumerate(self.labels)}
 
     def parts(self) -> dict[str, nn.Module]:
@@ -189,13 +171,11 @@ class Classifier:
             DataError: if no clip of the batch can be read.
         """
         if self.store is not None:
-            kept, vectors = self._readable(clips, self.store.get(clips))
+            kept, vectors = self.ear.readable(clips, self.store.get(clips))
             return Batch(kept, features=torch.stack(vectors), targets=self._targets(kept))
         if self.tokens is not None and generator is not None:
             return self._from_tokens(clips, self.tokens, generator)
-        chosen = clips if generator is None else [self._crop(c, generator) for c in clips]
-        loaded = load_waves(chosen, self.encoder.rate_hz, cache=self._cache, shortest_s=self.shortest_s)
-        kept, waves = self._readable(chosen, [self._heard(c, w) for c, w in zip(chosen, loaded, strict=True)])
+        kept, waves = self.ear.load(clips, generator)
         stacked, lengths = stack(waves)
         batch = Batch(kept, waves=stacked, lengths=lengths, targets=self._targets(kept))
         return batch if generator is None else self._augmented(batch, generator)
@@ -217,14 +197,7 @@ class Classifier:
             number = self.tokens.number
             encoded = self.encoder.upper(batch.tokens, batch.grid, batch.mask, number=number, layers=self.layers)
             return self.head(features.pool(encoded, self.layers, self.pooling))  # type: ignore[no-any-return]
-        assert batch.waves is not None
-        frames, lengths = self.encoder.listen(batch.waves, batch.lengths)
-        generator = None if batch.seed is None else torch.Generator().manual_seed(batch.seed)
-        if generator is not None and (self.augment.time_mask or self.augment.freq_mask):
-            masks = {"time": self.augment.time_mask, "freq": self.augment.freq_mask}
-            frames = augment.spec_augment(frames, generator, **masks)
-        drop = self.augment.drop_tokens if generator is not None else 0.0
-        encoded = self.encoder.encode(frames, lengths, layers=self.layers, drop=drop, generator=generator)
+        encoded = self.ear.encode(batch, self.layers, self.augment.drop_tokens)
         return self.head(features.pool(encoded, self.layers, self.pooling))  # type: ignore[no-any-return]
 
     @torch.no_grad()
@@ -272,43 +245,10 @@ class Classifier:
                 targets[row, self._index[label]] = 1
         return targets
 
-    def _readable(
-        self, clips: Sequence[Clip], loaded: Sequence[Tensor | AudioError]
-    ) -> tuple[list[Clip], list[Tensor]]:
-        pairs = list(zip(clips, loaded, strict=True))
-        self.unreadable |= {str(c.path): str(v) for c, v in pairs if isinstance(v, AudioError)}
-        good = [(c, v) for c, v in pairs if not isinstance(v, AudioError)]
-        if not good:
-            raise DataError(f"no clip of this batch can be read; first: {loaded[0]}")
-        return [c for c, _ in good], [v for _, v in good]
-
-    def _heard(self, clip: Clip, wave: Tensor | AudioError) -> Tensor | AudioError:
-        """The wave, or why the encoder cannot take it, so that one short clip does not cost its batch."""
-        if isinstance(wave, AudioError):
-            return wave
-        wanted = self.encoder.stem.__dict__.get("patch", (1, 1))[1]
-        try:
-            frames = self.encoder.frontend.frames(len(wave))  # type: ignore[operator]
-        except AudioError as err:
-            return AudioError(f"{clip.path}: {err}")
-        if frames < wanted:
-            return AudioError(
-                f"{clip.path}: has {frames} frames but a patch needs {wanted}; use longer clips or windows"
-            )
-        return wave
-
-    def _crop(self, clip: Clip, generator: torch.Generator) -> Clip:
-        """A random stretch of `window_s` of a clip that says where it ends."""
-        if self.window_s is None or clip.end is None or clip.end - clip.start <= self.window_s:
-            return clip
-        room = clip.end - clip.start - self.window_s
-        start = clip.start + room * float(torch.rand((), generator=generator))
-        return replace(clip, start=start, end=start + self.window_s)
-
     def _from_tokens(self, clips: Sequence[Clip], store: TokenStore, generator: torch.Generator) -> Batch:
         """Cached tokens of a random version of every clip, mixed if asked."""
         versions = torch.randint(self.versions, (len(clips),), generator=generator).tolist()
-        kept, rows = self._readable(clips, store.get(clips, versions))
+        kept, rows = self.ear.readable(clips, store.get(clips, versions))
         longest = max(len(r) for r in rows)
         mask = torch.stack([torch.arange(longest) < len(r) for r in rows])
         tokens = torch.stack([torch.cat([r, r[-1:].expand(longest - len(r), -1)]) for r in rows])
@@ -331,5 +271,4 @@ class Classifier:
         waves = self.augment.waves(waves, generator, rate)
         if self.augment.mixup:
             waves, targets = augment.mixup(waves, targets, generator, alpha=self.augment.mixup)
-        seed = int(torch.randint(2**31, (), generator=generator))
-        return replace(batch, waves=waves, lengths=lengths, targets=targets, seed=seed)
+        return replace(batch, waves=waves, lengths=lengths, targets=targets, seed=draw(generator))

@@ -23,7 +23,7 @@ class Settings:
         epochs: passes over the training clips.
         batch: clips per step.
         lr: peak learning rate.
-        head_lr: peak for everything but the backbone; 0 takes lr.
+        head_lr: peak for heads, mappers and projections; 0 takes lr.
         optimizer: adamw, or adam, whose weight decay goes through the gradient.
         weight_decay: on matrices only unless decay_all.
         decay_all: also decay norms and biases, as PETL of AST does.
@@ -59,6 +59,8 @@ class Settings:
     keep: Literal["best", "last"] = "best"
 
 
+# Parts that are frozen models with an adapter; the others are trained from nothing.
+ADAPTED = ("backbone", "llm")
 OPTIMIZERS: dict[str, type[torch.optim.Adam]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
 
@@ -66,7 +68,7 @@ def optimizer(parts: dict[str, nn.Module], settings: Settings) -> torch.optim.Ad
     """The optimizer over every trainable parameter of the parts, in groups by learning rate and decay."""
     groups = []
     for name, module in parts.items():
-        lr = settings.lr if name == "backbone" else settings.head_lr or settings.lr
+        lr = settings.lr if name in ADAPTED else settings.head_lr or settings.lr
         parameters = [p for p in module.parameters() if p.requires_grad]
         matrices = [p for p in parameters if p.dim() > 1 or settings.decay_all]
         vectors = [p for p in parameters if p.dim() <= 1 and not settings.decay_all]

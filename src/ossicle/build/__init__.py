@@ -1,0 +1,242 @@
+"""From a recipe to objects: data split, encoder with adapter, task; train it, save it, load it again.
+
+What differs between kinds of tasks is in a plan of its own: `build.classify`, `build.caption_llm`.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ossicle import adapters, backbones, config, devices, plots, zoo
+from ossicle.adapters import store
+from ossicle.build.backbone import signature
+from ossicle.build.caption_llm import CaptionPlan
+from ossicle.build.classify import LABELS, ClassifyPlan
+from ossicle.build.plan import Plan
+from ossicle.config import Recipe
+from ossicle.contracts import Clip
+from ossicle.data import Dataset
+from ossicle.errors import AdapterError, CheckpointError, UsageError
+from ossicle.files import write_atomic
+from ossicle.partition import Split, split
+from ossicle.train import checkpoint
+from ossicle.train.checkpoint import LAST
+from ossicle.train.evaluate import bound, cut, evaluate
+from ossicle.train.loop import METRICS, fit
+
+__all__ = ["JUDGED", "LABELS", "RECIPE", "Loaded", "load", "train"]
+
+RECIPE = "recipe.toml"
+JUDGED = "judged_{}.jsonl"
+CARD = "README.md"
+PLANS: dict[str, type[Plan]] = {"classify": ClassifyPlan, "caption-llm": CaptionPlan}
+
+
+@dataclass
+class Loaded:
+    """An adapter folder ready to predict.
+
+    Args:
+        task: with its weights, in eval mode; of the kind the recipe says.
+        recipe: as it was trained.
+        manifest: of the folder.
+        name: the folder's name, for result rows.
+    """
+
+    task: Any
+    recipe: Recipe
+    manifest: dict[str, Any]
+    name: str
+
+
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    *,
+    resume: bool = False,
+    init: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train a task and save it as a folder.
+
+    Args:
+        recipe: checked settings.
+        dataset: clips with labels or captions.
+        out: the folder to make.
+        resume: go on from where an earlier run in `out` stopped.
+        init: a trained folder of the same kind whose weights this one begins with.
+        quiet: no progress bar.
+
+    Returns:
+        The folder's manifest, with validation and test scores.
+
+    Raises:
+        OssicleError: of every kind its parts raise; what was saved before stays.
+    """
+    devices.prepare()
+    _check_out(out, resume)
+    parts = split(dataset.clips, recipe.data, recipe.train.seed)
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": dataset.name})})
+    plan = PLANS[recipe.task.kind].learn(recipe, parts)
+    go_on = resume and _begun(out, plan)
+    task = plan.task(for_training=True)
+    manifest = _manifest(plan, task, parts)
+    if go_on:
+        store.restore(task.parts(), checkpoint.load(out)["tensors"])
+    else:
+        plan.begin(task, init)
+    if plan.caches(task):  # what is cached is whole windows, not random crops
+        window_s = recipe.task.window_s
+        parts = replace(parts, train=[w for c in bound(parts.train, window_s) for w in cut(c, window_s)])
+    _save_texts(out, plan, manifest)
+    if not go_on:
+        plan.start(task, parts.train, out)
+    history = fit(
+        task, parts.train, parts.val, recipe.train, out,
+        window_s=recipe.task.window_s, resume=go_on, quiet=quiet,
+    )  # fmt: skip
+    manifest["epochs"] = len(history)
+    return _finish(plan, task, parts, manifest, out)
+
+
+def _finish(plan: Plan, task: Any, parts: Split, manifest: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Score the kept weights; write manifest, card and curve."""
+    manifest["scores"] = _final_scores(plan, task, parts, out)
+    manifest["data"]["unreadable"] = sorted({Path(path).name for path in task.unreadable})
+    store.save_manifest(out, manifest)
+    text = plan.card(out.resolve().name, manifest)
+    write_atomic(out / CARD, lambda part: part.write_text(text, encoding="utf-8"))
+    plots.training_curve(out / METRICS, out / "curve.png")
+    return manifest
+
+
+def load(where: str) -> Loaded:
+    """An adapter folder, or the name of one that ships, as a task that predicts.
+
+    Raises:
+        CheckpointError: if it is not an adapter folder or is broken.
+        AdapterError: if it was trained on another backbone than the one at hand.
+    """
+    devices.prepare()
+    folder = zoo.find(where)
+    manifest = store.read_manifest(folder)
+    _check_whole(folder, manifest)
+    try:
+        recipe = config.read(folder / RECIPE)
+        plan = PLANS[recipe.task.kind].saved(recipe, folder)
+        known = [float(spread) for spread in manifest["backbone"]["signature"]]
+        trained_on = str(manifest["backbone"]["digest"])
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise CheckpointError(f"{folder} is incomplete: {err}; train or fetch it again") from err
+    tensors = store.read_weights(folder)
+    task: Any = plan.task(for_training=False)
+    here = signature(task.encoder)
+    if len(known) != len(here) or not np.allclose(known, here, rtol=1e-3):
+        raise AdapterError(
+            f"{folder.name} was trained on other weights of {recipe.backbone.name} than those here "
+            f"(digest {trained_on[:12]}, here {task.encoder.digest[:12]}); "
+            "give the ones it was trained on"
+        )
+    plan.check(task, manifest)
+    store.restore(task.parts(), tensors)
+    for module in task.parts().values():
+        module.eval().requires_grad_(False)
+        module.to(devices.device())
+    return Loaded(task, recipe, manifest, folder.name)
+
+
+def _check_whole(folder: Path, manifest: dict[str, Any]) -> None:
+    for name, digest in dict(manifest.get("sha256", {})).items():
+        file = folder / name
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            raise CheckpointError(
+                f"{folder} is broken: {name} is not the one it was saved with; train or fetch it again"
+            )
+
+
+def _check_out(out: Path, resume: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; give a folder")
+    if not resume and (out / store.WEIGHTS).exists():
+        raise UsageError(f"{out} already holds a trained adapter; give another --out, or --resume to go on")
+
+
+def _begun(out: Path, plan: Plan) -> bool:
+    """Whether there is a state to go on from; a run that was stopped before its first one begins anew.
+
+    Raises:
+        CheckpointError: if no run was begun there.
+        UsageError: if it was begun with other classes.
+    """
+    begun = (out / LAST).is_file()
+    if not begun and ((out / store.WEIGHTS).exists() or not (out / RECIPE).is_file()):
+        raise CheckpointError(f"nothing to resume: {out / LAST} does not exist; train without --resume first")
+    for name, text in plan.texts().items():
+        try:
+            known = json.loads((out / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if known != json.loads(text):
+            raise UsageError(
+                f"{out} was begun with other {Path(name).stem} than those here; give the data it began with"
+            )
+    return begun
+
+
+def _manifest(plan: Plan, task: Any, parts: Split) -> dict[str, Any]:
+    recipe = plan.recipe
+    licences = Counter(clip.licence or "not stated" for clip in parts.train)
+    own = adapters.trainable(task.encoder, "default")
+    return {
+        "task": recipe.task.kind,
+        "backbone": {
+            "name": recipe.backbone.name, "digest": task.encoder.digest, "signature": signature(task.encoder),
+        },
+        "adapter": recipe.adapter.spec,
+        **plan.facts(task),
+        "parameters": {
+            "adapter": sum(p.numel() for p in own.values()),
+            **plan.sizes(task),
+            "backbone": sum(p.numel() for p in backbones.skeleton(recipe.backbone.name).parameters()),
+        },
+        "data": {
+            "name": recipe.data.source,
+            "train": len(parts.train), "val": len(parts.val), "test": len(parts.test),
+            "licences": dict(sorted(licences.items())),
+        },
+    }  # fmt: skip
+
+
+def _save_texts(out: Path, plan: Plan, manifest: dict[str, Any]) -> None:
+    """Recipe, the plan's texts and a manifest that knows them, so that a damaged one is noticed."""
+    texts = {RECIPE: config.write(plan.recipe), **plan.texts()}
+    for name, text in texts.items():
+        write_atomic(out / name, lambda part, text=text: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+    manifest["sha256"] = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    store.save_manifest(out, manifest)
+
+
+def _final_scores(plan: Plan, task: Any, parts: Split, out: Path) -> dict[str, Any]:
+    """Scores of the kept weights, and what was said of every clip."""
+    scores: dict[str, Any] = {}
+    train = plan.recipe.train
+    precision, window_s = devices.resolve(train.precision), plan.recipe.task.window_s
+    for name, clips in (("val", parts.val), ("test", parts.test)):
+        if clips:
+            rows, scores[name] = evaluate(task, clips, batch=train.batch, precision=precision, window_s=window_s)
+            _save_judged(out / JUDGED.format(name), clips, plan.judged(task, clips, rows, out))
+    return scores
+
+
+def _save_judged(path: Path, clips: Sequence[Clip], told: Sequence[dict[str, Any]]) -> None:
+    """What was said of every scored clip, by its name in the data set: for comparing two runs clip by clip."""
+    lines = [{"name": c.name or c.path.name, "start": c.start, **one} for c, one in zip(clips, told, strict=True)]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))

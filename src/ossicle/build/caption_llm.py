@@ -1,0 +1,163 @@
+"""Building a captioner: language model, LoRA, mapper, cached tokens, and training in stages."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ossicle import adapters
+from ossicle.adapters import store
+from ossicle.backbones.text import CONFIG, language_model
+from ossicle.build import backbone
+from ossicle.card import card
+from ossicle.config import Recipe
+from ossicle.contracts import Clip, Prediction
+from ossicle.errors import AdapterError, UsageError
+from ossicle.features import SEQUENCE, FeatureStore
+from ossicle.partition import Split
+from ossicle.tasks.caption_llm import Captioner, check_captions
+from ossicle.tasks.listen import SoundAugment
+from ossicle.tasks.mapper import Mapper
+
+WAVE_CACHE = 2 * 1024**3
+
+
+class CaptionPlan:
+    """How a recipe becomes a captioner; see `plan.Plan`.
+
+    Args:
+        recipe: checked settings.
+        lora: folder of a trained LoRA, or None for a fresh one.
+    """
+
+    def __init__(self, recipe: Recipe, lora: Path | None = None) -> None:
+        self.recipe, self.lora = recipe, lora
+
+    @classmethod
+    def learn(cls, recipe: Recipe, parts: Split) -> "CaptionPlan":
+        """Sees that all clips have captions."""
+        check_captions([*parts.train, *parts.val, *parts.test], recipe.caption.language)
+        return cls(recipe)
+
+    @classmethod
+    def saved(cls, recipe: Recipe, folder: Path) -> "CaptionPlan":
+        """With the LoRA of the folder, of whatever rank it is."""
+        return cls(recipe, folder / store.LLM if (folder / store.LLM / CONFIG).is_file() else None)
+
+    def texts(self) -> dict[str, str]:
+        """Nothing more than the recipe."""
+        return {}
+
+    def task(self, *, for_training: bool) -> Captioner:
+        """The task on its backbone and language model, with fresh adapter, mapper and LoRA.
+
+        Raises:
+            UnknownNameError: for an unknown backbone, adapter or language model.
+            WeightsError: if weights cannot be had.
+            AdapterError: if the LoRA does not fit the language model.
+        """
+        recipe, task = self.recipe, self.recipe.caption
+        encoder = backbone.adapted(recipe)
+        language = language_model(task.llm, bits=task.llm_bits)
+        torch.manual_seed(recipe.train.seed)
+        layers = tuple(task.layers) or (encoder.depth,)
+        mapper = Mapper(
+            encoder.dim * len(layers), language.width, hidden=task.hidden, activation=task.activation,
+            pooling=task.pooling, tokens=task.soft_tokens, norm=task.mapper_norm,
+        )  # fmt: skip
+        if self.lora is not None:
+            language.load_lora(self.lora)
+        elif task.lora.targets:
+            language.add_lora(task.lora)
+        if task.stage == "lora-only":
+            encoder.requires_grad_(False)
+            mapper.requires_grad_(False)
+        return Captioner(
+            encoder, language, mapper,
+            layers=layers, squeeze=task.squeeze, prompt=task.prompt, chat=task.prompt_form == "chat",
+            decoding=task.decoding, metrics=task.metrics, best_by=task.best_by, augment=task.augment,
+            window_s=task.window_s, shortest_s=task.shortest_s, cache_bytes=WAVE_CACHE if for_training else 0,
+        )  # fmt: skip
+
+    def begin(self, task: Captioner, folder: Path | None) -> None:
+        """The adapter and mapper of a trained captioner; its LoRA too, unless a new one is to be trained.
+
+        Raises:
+            UsageError: if a LoRA alone is to be trained with no folder to begin with, or the folder is no captioner's.
+            AdapterError: if the weights do not fit.
+        """
+        alone = self.recipe.caption.stage == "lora-only"
+        if folder is None:
+            if alone:
+                raise UsageError("--stage lora-only trains over a mapper that is there; give its folder by --init-from")
+            return
+        manifest = store.read_manifest(folder)
+        if manifest.get("task") != task.kind:
+            raise UsageError(f"{folder} holds a {manifest.get('task')} adapter; --init-from wants a {task.kind} one")
+        self.check(task, manifest)
+        tensors = store.read_weights(folder)
+        wanted = ("backbone", "mapper") if alone else tuple(task.parts())
+        store.restore({name: part for name, part in task.parts().items() if name in wanted}, tensors)
+
+    def check(self, task: Captioner, manifest: dict[str, Any]) -> None:
+        """See that the language model is the one the LoRA was trained on.
+
+        Raises:
+            AdapterError: if not.
+        """
+        known, here = manifest["language model"], task.language.signature()
+        sizes, spread = known["signature"][:-1], known["signature"][-1]
+        if sizes != here[:-1] or not np.isclose(spread, here[-1], rtol=0.02):
+            raise AdapterError(
+                f"this adapter was made for the language model {known['name']}, not for {task.language.name} "
+                f"(vocabulary, width, layers, spread: {known['signature']} came, {here} here); set task.llm to it"
+            )
+
+    def caches(self, task: Captioner) -> bool:
+        """The encoder's tokens on disk where neither it nor the sound changes in training."""
+        table = self.recipe.caption
+        trains = any(p.requires_grad for p in adapters.trainable(task.encoder, "default").values())
+        if not trains and table.augment == SoundAugment():
+            task.store = FeatureStore(
+                task.encoder, task.layers, SEQUENCE, shortest_s=table.shortest_s, squeeze=task.squeeze
+            )
+        return task.store is not None
+
+    def start(self, task: Captioner, clips: Sequence[Clip], out: Path) -> None:
+        """Nothing."""
+
+    def facts(self, task: Captioner) -> dict[str, Any]:
+        """The language model and its LoRA."""
+        language = task.language
+        return {
+            "language model": {
+                "name": language.name, "digest": language.digest, "signature": language.signature(),
+                "lora": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self.recipe.caption.lora).items()},
+            }
+        }  # fmt: skip
+
+    def sizes(self, task: Captioner) -> dict[str, int]:
+        """Of mapper and LoRA."""
+        return {
+            "mapper": sum(p.numel() for p in task.mapper.parameters()),
+            "llm_lora": sum(v.numel() for v in task.language.saved().values()),
+            "language_model": task.language.base_parameters(),
+        }
+
+    def judged(
+        self, task: Captioner, clips: Sequence[Clip], rows: Sequence[Prediction], out: Path
+    ) -> list[dict[str, Any]]:
+        """The caption beside its references."""
+        return [
+            {"references": list(c.captions), "caption": r.caption, "score": r.score, "error": r.error}
+            for c, r in zip(clips, rows, strict=True)
+        ]
+
+    def card(self, name: str, manifest: dict[str, Any]) -> str:
+        """The model card with the prompt."""
+        task = self.recipe.caption
+        does = f"captions sound with {manifest['language model']['name']}"
+        asked = f"`{task.prompt}`, {task.prompt_form}; {task.pooling} pooling to {task.soft_tokens} soft token(s)"
+        return card(name, manifest, does, f"caption {name} sounds/ --out captions.csv", {"Prompt": asked})

@@ -1,0 +1,73 @@
+"""`ossicle caption DIR PATH...`: captions of files, folders and globs, with times for long recordings."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ossicle import audio, build, config
+from ossicle import predict as prediction
+from ossicle.cli.evaluate import checked_precision
+from ossicle.cli.predict import to_file
+from ossicle.contracts import Prediction
+from ossicle.errors import UsageError
+from ossicle.tasks.decode import Decoding
+
+
+def caption(
+    adapter: Annotated[str, typer.Argument(metavar="DIR", help="Captioner folder or the name of one that ships.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Sound files, folders or quoted globs.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Result file: .csv .jsonl .parquet .srt .vtt .txt; printed if not given.")
+    ] = None,
+    window: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds per caption; the recipe's window if not given.")
+    ] = None,
+    hop: Annotated[
+        float | None, typer.Option(min=0.05, help="Seconds from one caption to the next; the window if not given.")
+    ] = None,
+    decoding: Annotated[
+        list[str] | None,
+        typer.Option("--decode", help="One setting, such as method=nucleus or candidates=5; may be repeated."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Windows at a time.")] = 16,
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+) -> None:
+    """Caption sounds; one caption per window. With --out a stopped run goes on with the same command."""
+    loaded = build.load(adapter)
+    if loaded.recipe.task.kind != "caption-llm":
+        raise UsageError(f"{adapter} holds a {loaded.recipe.task.kind} adapter; use `ossicle predict`")
+    how = _decoding(loaded, decoding or [])
+    if out is not None:
+        extras = {"language model": loaded.task.language.digest, "decoding": asdict(how)}
+        raise typer.Exit(to_file(loaded, paths, out, window, hop, batch, precision, extras))
+    predictor = prediction.Predictor(
+        loaded.task, loaded.name, loaded.recipe.task.window_s if window is None else window,
+        hop_s=hop, batch=batch, precision=checked_precision(precision),
+    )  # fmt: skip
+    failed = False
+    for _, rows in predictor.files(audio.find(paths)):
+        for row in rows:
+            failed |= row.error is not None
+            _tell(row, as_json)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _decoding(loaded: build.Loaded, changes: list[str]) -> Decoding:
+    """The recipe's decoding with changes, set on the task."""
+    chosen = config.changed(loaded.recipe, [f"task.decoding.{change}" for change in changes])
+    loaded.task.decoding = chosen.caption.decoding
+    return chosen.caption.decoding
+
+
+def _tell(row: Prediction, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(row), ensure_ascii=False), flush=True)
+        return
+    span = "" if row.end is None else f" {row.start:.1f}–{row.end:.1f} s"
+    console = Console(stderr=row.error is not None)
+    console.print(f"{row.path}{span}: {row.error or row.caption}", markup=False, highlight=False, soft_wrap=True)

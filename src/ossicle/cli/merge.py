@@ -1,0 +1,35 @@
+"""`ossicle merge DIR... --out DIR`: several captioners' LoRAs to one."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ossicle import merge as merging
+
+
+def merge(
+    folders: Annotated[list[str], typer.Argument(metavar="DIR...", help="Captioner folders that share their mapper.")],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    how: Annotated[str, typer.Option(help=f"One of {', '.join(merging.WAYS)}.")] = "cat",
+    weights: Annotated[
+        list[float] | None, typer.Option(help="One for each folder, in order; their mean if none is given.")
+    ] = None,
+    density: Annotated[float, typer.Option(help="Share of values that ties, dare and pruning keep.")] = 0.5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Merge the LoRAs of captioners that were trained over one mapper."""
+    told = merging.merge(folders, out, how=how, weights=weights, density=density)
+    if as_json:
+        print(json.dumps(told))
+        return
+    console = Console()
+    shown = ", ".join(f"{w:.3g}" for w in told["weights"])
+    console.print(f"{len(folders)} LoRAs to one of rank {told['rank']} ({how}, weights {shown})", highlight=False)
+    console.print(
+        f"its correction differs from the weighted sum of theirs by {told['difference']:.1e} of the largest value",
+        highlight=False,
+    )
+    console.print(f"captioner in {out}", markup=False, soft_wrap=True)

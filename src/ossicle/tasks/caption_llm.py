@@ -1,0 +1,225 @@
+"""Captioning: a frozen encoder, a mapper to soft tokens, and a frozen language model with LoRA that writes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ossicle import features
+from ossicle.backbones import text
+from ossicle.backbones.encoder import Encoder
+from ossicle.backbones.text import LanguageModel
+from ossicle.contracts import Batch, Clip, Encoded, Prediction
+from ossicle.data.clips import stack
+from ossicle.errors import DataError, UsageError
+from ossicle.features import FeatureStore
+from ossicle.metrics.caption import score as metrics
+from ossicle.tasks import decode
+from ossicle.tasks.decode import Decoding, Written
+from ossicle.tasks.listen import Listener, SoundAugment, draw
+from ossicle.tasks.mapper import Mapper
+
+PROMPT = f"Describe the following audio clip {text.PLACEHOLDER}"
+METRICS = ("bleu", "rouge_l", "cider")
+
+
+class Captioner:
+    """The captioning task of BEATs, Llama and LoRA; see `contracts.Task`.
+
+    Args:
+        encoder: with its adapter injected, or frozen.
+        language: with its LoRA, or frozen.
+        mapper: from the encoder's tokens to the language model's; see `mapper_for`.
+        layers: whose outputs are joined for the mapper; empty is the last.
+        squeeze: that many of the encoder's tokens neighbouring in time become their mean before the mapper.
+        prompt: has "[audio]" where the sound is read.
+        chat: the prompt as a turn of the language model's chat template, or as plain text.
+        decoding: how captions are written.
+        metrics: names of caption metrics for `score`; the first numbers choose the best epoch.
+        best_by: the score that chooses the best epoch.
+        augment: random changes of the sound in training.
+        window_s: longest stretch of a clip trained on at once; None takes whole clips.
+        shortest_s: shorter clips go on in silence up to this length.
+        store: cached tokens instead of waveforms; only for an encoder that does not train.
+        cache_bytes: memory for decoded waveforms.
+    """
+
+    kind = "caption-llm"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        language: LanguageModel,
+        mapper: Mapper,
+        *,
+        layers: Sequence[int] = (),
+        squeeze: int = 1,
+        prompt: str = PROMPT,
+        chat: bool = True,
+        decoding: Decoding | None = None,
+        metrics: Sequence[str] = METRICS,
+        best_by: str = "cider_d",
+        augment: SoundAugment | None = None,
+        window_s: float | None = None,
+        shortest_s: float = 0.0,
+        store: FeatureStore | None = None,
+        cache_bytes: int = 2 * 1024**3,
+    ) -> None:
+        self.encoder, self.language, self.mapper = encoder, language, mapper
+        self.layers, self.squeeze = tuple(layers) or (encoder.depth,), squeeze
+        wrong = [n for n in self.layers if not 0 <= n <= encoder.depth]
+        if wrong:
+            raise UsageError(f"{encoder.name} has layers 0 (stem) to {encoder.depth} but got {wrong[0]}")
+        self.prompt = text.prompt(language.tokenizer, prompt, chat=chat)
+        self.decoding = Decoding() if decoding is None else decoding
+        self.metrics, self.best_by = tuple(metrics), best_by
+        self.augment = SoundAugment() if augment is None else augment
+        self.ear = Listener(encoder, self.augment, window_s=window_s, shortest_s=shortest_s, cache_bytes=cache_bytes)
+        self.unreadable = self.ear.unreadable
+        self.store = store
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Prefix in the saved files to module."""
+        return {"backbone": self.encoder, "mapper": self.mapper, "llm": self.language}
+
+    def collate(self, clips: Sequence[Clip], generator: torch.Generator | None) -> Batch:
+        """Load clips; of each that has captions one is drawn, the first without a generator.
+
+        Raises:
+            DataError: if no clip of the batch can be read.
+        """
+        if self.store is not None:
+            kept, rows = self.ear.readable(clips, self.store.get(clips))
+            tokens, mask = _pad([row.float() for row in rows])
+            return Batch(kept, tokens=tokens, mask=mask, targets=self._targets(kept, generator))
+        kept, waves = self.ear.load(clips, generator)
+        stacked, lengths = stack(waves)
+        batch = Batch(kept, waves=stacked, lengths=lengths, targets=self._targets(kept, generator))
+        if generator is None:
+            return batch
+        if self.augment.shift_s:  # a shorter clip goes on in silence, as it does in a longer file
+            batch = replace(batch, lengths=None)
+        changed = self.augment.waves(stacked, generator, self.encoder.rate_hz)
+        return replace(batch, waves=changed, seed=draw(generator))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy of the captions and their end tokens, mean over all of them; a scalar.
+
+        Raises:
+            DataError: if a clip has no caption.
+        """
+        if batch.targets is None:
+            names = ", ".join(c.name or c.path.name for c in batch.clips if not c.captions)
+            raise DataError(f"no caption to learn from: {names}; give each clip at least one")
+        real = batch.targets != -100
+        found = decode.score(self.language, self.prefix(batch), batch.targets)
+        return -(found * real).sum() / real.sum()
+
+    def prefix(self, batch: Batch) -> Tensor:
+        """(batch, places, width) embedded prompts with the soft tokens of each clip in them."""
+        soft = self.mapper(*self.heard(batch))
+        before, after = (
+            self.language.embed(torch.tensor(ids, device=soft.device, dtype=torch.long)).expand(len(soft), -1, -1)
+            for ids in (self.prompt.before, self.prompt.after)
+        )
+        return torch.cat([before, soft.to(before.dtype), after], dim=1)
+
+    def heard(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """(batch, n, width) tokens of the encoder in order of time, and where they are real."""
+        if batch.tokens is not None:
+            return batch.tokens, batch.mask
+        encoded: Encoded = self.ear.encode(batch, self.layers)
+        return features.sequence(encoded, self.layers, self.squeeze)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """One row per clip: its caption, the probability per token, and the log-probability of each candidate."""
+        written = decode.write(self.language, self.prefix(batch), self.prompt.end, self.decoding)
+        return [self._row(clip, found) for clip, found in zip(batch.clips, written, strict=True)]
+
+    def _row(self, clip: Clip, found: Sequence[Written]) -> Prediction:
+        best = found[0]
+        return Prediction(
+            path=str(clip.path), start=clip.start, end=clip.end, caption=best.text,
+            score=round(math.exp(best.log_prob / best.tokens), 6),
+            scores={w.text: round(w.log_prob, 4) for w in found},
+        )  # fmt: skip
+
+    def average(self, rows: Sequence[Prediction]) -> Prediction:
+        """The row of a clip's windows: that with the surest caption, over the whole clip."""
+        surest = max(rows, key=lambda row: row.score or 0.0)
+        return replace(surest, start=rows[0].start, end=rows[-1].end)
+
+    def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
+        """Caption metrics of rows that have no error; a metric that cannot run is left out.
+
+        Raises:
+            DataError: if no clip has a row and references.
+        """
+        pairs = [(c, r) for c, r in zip(clips, rows, strict=True) if r.error is None and c.captions]
+        if not pairs:
+            raise DataError("no clip could be scored: none was readable and had captions")
+        candidates = {str(i): row.caption or "" for i, (_, row) in enumerate(pairs)}
+        references = {str(i): list(clip.captions) for i, (clip, _) in enumerate(pairs)}
+        return dict(metrics.score(candidates, references, list(self.metrics)).corpus)
+
+    def _targets(self, clips: Sequence[Clip], generator: torch.Generator | None) -> Tensor | None:
+        if not all(clip.captions for clip in clips):
+            return None
+        chosen = []
+        for clip in clips:
+            count = len(clip.captions)
+            chosen.append(0 if generator is None else int(torch.randint(count, (), generator=generator)))
+        said = [clip.captions[i].strip() for clip, i in zip(clips, chosen, strict=True)]
+        return text.targets(self.language.tokenizer, self.prompt.end, said)
+
+
+def _pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """(batch, longest, width) and where it is real; None where all is."""
+    longest = max(len(row) for row in rows)
+    tokens = torch.stack([F.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
+    mask = torch.stack([torch.arange(longest) < len(row) for row in rows])
+    return tokens, None if mask.all() else mask
+
+
+def check_captions(clips: Sequence[Clip], language: str) -> None:
+    """See that there is something to learn from.
+
+    Args:
+        clips: training clips.
+        language: "en" also looks whether the captions are English; "any" does not.
+
+    Raises:
+        DataError: if a clip has no caption, or the captions are not English.
+    """
+    bare = [clip.name or clip.path.name for clip in clips if not any(c.strip() for c in clip.captions)]
+    if bare:
+        raise DataError(
+            f"{len(bare)} of {len(clips)} clips have no caption: {', '.join(bare[:5])}; "
+            "add a caption column or leave them out of the table"
+        )
+    if language == "en":
+        _check_english([caption for clip in clips for caption in clip.captions])
+
+
+# Of the words every English description has a few of; enough to tell a data set in another language.
+ENGLISH = frozenset(
+    ["a", "an", "the", "and", "is", "are", "of", "in", "on", "with", "while", "as", "by", "to", "then", "followed"]
+    + ["at", "from", "someone", "person", "sound", "sounds"]
+)
+FEWEST_WORDS = 4
+
+
+def _check_english(captions: Sequence[str]) -> None:
+    """Other letters, or no common English word in a caption that is long enough to have one, in most captions."""
+    judged = [c for c in captions if len(c.split()) >= FEWEST_WORDS or not c.isascii()]
+    strange = [c for c in judged if not ENGLISH & {word.strip(".,;:!?") for word in c.lower().split()}]
+    if len(strange) > 0.5 * len(judged) and len(strange) > 0.25 * len(captions):
+        raise DataError(
+            f"{len(strange)} of {len(captions)} captions do not look English, such as {strange[0]!r}; "
+            "set task.language='any' if that is meant"
+        )

@@ -1,0 +1,203 @@
+"""How a language model writes: greedy, beam, nucleus; log-probabilities; the best of several by consensus."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ossicle.backbones.text import LanguageModel, targets
+from ossicle.errors import UnknownNameError, UsageError
+from ossicle.metrics.caption.sbert import Sentences
+
+Whole = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+SENTENCES = "all-minilm-l6-v2"
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How captions are written.
+
+    Args:
+        method: greedy, beam, nucleus (Holtzman et al. 2020) or contrastive (Su et al. 2022).
+        beams: of beam search.
+        top_p: nucleus: the likeliest tokens that together have this probability.
+        temperature: nucleus: above 1 flatter, below 1 sharper.
+        top_k: contrastive: tokens compared.
+        penalty: contrastive: weight of the likeness to what was written.
+        max_tokens: longest caption.
+        min_tokens: shortest caption.
+        no_repeat: no sequence of that many tokens comes twice; 0 is off.
+        length_penalty: beam: above 0 favours longer captions.
+        repetition_penalty: above 1 disfavours tokens that were used.
+        candidates: captions written of each sound.
+        rerank: which of them is the caption: the likeliest, or by consensus the one most like the others (minimum
+            Bayes risk with the cosine of sentence embeddings as the gain).
+    """
+
+    method: Literal["greedy", "beam", "nucleus", "contrastive"] = "beam"
+    beams: Whole = 4
+    top_p: Share = 0.9
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_k: Whole = 4
+    penalty: Annotated[float, Field(ge=0, le=1)] = 0.6
+    max_tokens: Whole = 48
+    min_tokens: Annotated[int, Field(ge=0)] = 2
+    no_repeat: Annotated[int, Field(ge=0)] = 0
+    length_penalty: float = 1.0
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    candidates: Whole = 1
+    rerank: Literal["likelihood", "consensus"] = "likelihood"
+
+
+def _greedy(how: Decoding) -> dict[str, Any]:
+    if how.candidates > 1:
+        raise UsageError(f"greedy decoding writes 1 caption but {how.candidates} were asked for; use beam or nucleus")
+    return {"do_sample": False, "num_beams": 1}
+
+
+def _beam(how: Decoding) -> dict[str, Any]:
+    beams = max(how.beams, how.candidates)
+    return {"do_sample": False, "num_beams": beams, "length_penalty": how.length_penalty, "early_stopping": True}
+
+
+def _nucleus(how: Decoding) -> dict[str, Any]:
+    return {"do_sample": True, "top_p": how.top_p, "top_k": 0, "temperature": how.temperature}
+
+
+def _contrastive(how: Decoding) -> dict[str, Any]:
+    import transformers
+    from transformers.generation import utils
+
+    modes = getattr(utils, "GENERATION_MODES_MAPPING", {})
+    if "/" in str(modes.get(utils.GenerationMode.CONTRASTIVE_SEARCH, "")):
+        raise UsageError(
+            f"transformers {transformers.__version__} has no contrastive search of its own; use beam or nucleus"
+        )
+    return {"top_k": how.top_k, "penalty_alpha": how.penalty}
+
+
+METHODS: dict[str, Callable[[Decoding], dict[str, Any]]] = {
+    "greedy": _greedy,
+    "beam": _beam,
+    "nucleus": _nucleus,
+    "contrastive": _contrastive,
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    """One caption.
+
+    Args:
+        text: without special tokens.
+        log_prob: natural logarithm of its probability, end token included, whatever the decoding favoured.
+        tokens: that it has, end token included.
+    """
+
+    text: str
+    log_prob: float
+    tokens: int
+
+
+@torch.no_grad()
+def write(language: LanguageModel, prefix: Tensor, end: int, how: Decoding) -> list[list[Written]]:
+    """Captions after embedded prompts.
+
+    Args:
+        language: the model.
+        prefix: (batch, places, width) embedded prompts with the sound in them; all equally long.
+        end: token that ends a caption.
+        how: see `Decoding`.
+
+    Returns:
+        For each row its captions, the best first; two that read the same are one.
+
+    Raises:
+        UsageError: if the method is not to be had, or cannot write several captions.
+    """
+    if how.method not in METHODS:
+        raise UnknownNameError("decoding", how.method, METHODS)
+    step = 1 if how.method == "nucleus" else len(prefix)  # alone, so that neighbours never change what is drawn
+    found: list[list[Written]] = []
+    for first in range(0, len(prefix), step):
+        rows = prefix[first : first + step]
+        torch.manual_seed(0)
+        ids = language.causal.generate(
+            inputs_embeds=rows, attention_mask=torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device),
+            generation_config=_settings(how, end),
+        )  # fmt: skip
+        texts = [_text(language, row, end) for row in ids]
+        told = [Written(t, p, n) for t, (p, n) in zip(texts, log_probs(language, rows, texts, end), strict=True)]
+        found += [told[i : i + how.candidates] for i in range(0, len(told), how.candidates)]
+    return [list({w.text: w for w in RERANKS[how.rerank](row)}.values()) for row in found]
+
+
+def _settings(how: Decoding, end: int) -> Any:
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        max_new_tokens=how.max_tokens, min_new_tokens=how.min_tokens, no_repeat_ngram_size=how.no_repeat,
+        repetition_penalty=how.repetition_penalty, num_return_sequences=how.candidates,
+        eos_token_id=end, pad_token_id=end, use_cache=True, **METHODS[how.method](how),
+    )  # fmt: skip
+
+
+def _text(language: LanguageModel, ids: Tensor, end: int) -> str:
+    own = ids.tolist()
+    own = own[: own.index(end)] if end in own else own
+    return " ".join(language.tokenizer.decode(own, skip_special_tokens=True).split())
+
+
+def log_probs(language: LanguageModel, prefix: Tensor, texts: list[str], end: int) -> list[tuple[float, int]]:
+    """Log-probability and number of tokens of each text after the prefix of its row.
+
+    Args:
+        language: the model.
+        prefix: (batch, places, width).
+        texts: as many for each row, row by row.
+        end: counted at the end of each.
+    """
+    ids = targets(language.tokenizer, end, texts).to(prefix.device)
+    rows = prefix.repeat_interleave(len(texts) // len(prefix), dim=0)
+    kept = score(language, rows, ids)
+    real = ids != -100
+    return list(zip((kept * real).sum(dim=1).tolist(), real.sum(dim=1).tolist(), strict=True))
+
+
+def score(language: LanguageModel, prefix: Tensor, ids: Tensor) -> Tensor:
+    """(batch, tokens) float32 log-probability of each caption token; of what stands at -100 it means nothing.
+
+    Args:
+        language: the model.
+        prefix: (batch, places, width) embedded prompt.
+        ids: (batch, tokens) caption and end token, -100 after them.
+    """
+    real = ids != -100
+    known = ids.clamp(min=0)
+    embedded = torch.cat([prefix, language.embed(known).to(prefix.dtype)], dim=1)
+    mask = torch.cat([torch.ones(prefix.shape[:2], dtype=torch.bool, device=ids.device), real], dim=1)
+    logits = language.logits(embedded, mask, ids.shape[1] + 1)[:, :-1]
+    return logits.float().log_softmax(dim=-1).gather(2, known[..., None])[..., 0]
+
+
+def _likelihood(row: list[Written]) -> list[Written]:
+    return sorted(row, key=lambda w: -w.log_prob / w.tokens)
+
+
+def _consensus(row: list[Written]) -> list[Written]:
+    vectors = _sentences().embed([w.text for w in row])
+    gain = (vectors @ vectors.T).sum(dim=1).tolist()
+    return [w for _, w in sorted(zip(gain, row, strict=True), key=lambda pair: -pair[0])]
+
+
+@cache
+def _sentences() -> Sentences:
+    return Sentences(SENTENCES)
+
+
+RERANKS: dict[str, Callable[[list[Written]], list[Written]]] = {"likelihood": _likelihood, "consensus": _consensus}

@@ -1,0 +1,115 @@
+"""From an encoder's tokens to what a language model reads as its own: two linear maps and a pooling."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ossicle.errors import UnknownNameError, UsageError
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "none": lambda x: x}
+
+
+class MeanPool(nn.Module):
+    """One soft token: the mean of all real tokens.
+
+    Args:
+        width: of the tokens.
+        tokens: must be 1.
+    """
+
+    def __init__(self, width: int, tokens: int) -> None:
+        super().__init__()
+        if tokens != 1:
+            raise UsageError(f"pooling mean gives 1 soft token but task.soft_tokens={tokens}; use stride or attention")
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(batch, n, width) and (batch, n) float to (batch, 1, width)."""
+        return (x * mask[..., None]).sum(dim=1, keepdim=True) / mask.sum(dim=1).clamp(min=1)[:, None, None]
+
+
+class StridePool(nn.Module):
+    """k soft tokens: the mean of each of k equal stretches in time. Short clips repeat a token in two stretches.
+
+    Args:
+        width: of the tokens.
+        tokens: k.
+    """
+
+    def __init__(self, width: int, tokens: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(batch, n, width) and (batch, n) float to (batch, k, width)."""
+        real = mask.sum(dim=1, keepdim=True)
+        edges = torch.arange(self.tokens + 1, device=x.device) / self.tokens
+        place = mask.cumsum(dim=1)[:, None] - 1
+        first = (edges[:-1] * real).floor()[..., None]
+        last = (edges[1:] * real).ceil()[..., None]
+        share = ((place >= first) & (place < last)).to(x.dtype) * mask[:, None]
+        return share @ x / share.sum(dim=2, keepdim=True).clamp(min=1)
+
+
+class AttentionPool(nn.Module):
+    """k soft tokens: each a mean of all tokens, weighted by their likeness to a learnt query.
+
+    Args:
+        width: of the tokens.
+        tokens: k.
+    """
+
+    def __init__(self, width: int, tokens: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(tokens, width) * width**-0.5)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(batch, n, width) and (batch, n) float to (batch, k, width)."""
+        scores = self.queries @ x.transpose(1, 2)
+        return scores.masked_fill(mask[:, None] == 0, float("-inf")).softmax(dim=2) @ x
+
+
+POOLINGS: dict[str, type[nn.Module]] = {"mean": MeanPool, "stride": StridePool, "attention": AttentionPool}
+
+
+class Mapper(nn.Module):
+    """Linear, activation, linear, then pooling over time (captioning with BEATs and Llama, section 2).
+
+    Args:
+        inputs: width of the encoder's tokens.
+        width: of the language model.
+        hidden: between the two maps; 0 is `width`.
+        activation: gelu, relu, or none, with which the two maps are one.
+        pooling: mean (the paper's one soft token), stride or attention.
+        tokens: soft tokens.
+        norm: normalise the encoder's tokens first, without parameters.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        *,
+        hidden: int = 0,
+        activation: str = "gelu",
+        pooling: str = "mean",
+        tokens: int = 1,
+        norm: bool = True,
+    ) -> None:
+        super().__init__()
+        for kind, name, known in (("activation", activation, ACTIVATIONS), ("pooling", pooling, POOLINGS)):
+            if name not in known:
+                raise UnknownNameError(kind, name, known)
+        self.norm = nn.LayerNorm(inputs, elementwise_affine=False) if norm else nn.Identity()
+        self.first = nn.Linear(inputs, hidden or width)
+        self.second = nn.Linear(hidden or width, width)
+        self.pool = POOLINGS[pooling](width, tokens)
+        self.activation = activation
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(batch, n, inputs) and where they are real to (batch, soft tokens, width)."""
+        mapped = self.second(ACTIVATIONS[self.activation](self.first(self.norm(x))))
+        real = torch.ones(x.shape[:2], device=x.device) if mask is None else mask
+        pooled: Tensor = self.pool(mapped, real.to(mapped.dtype))
+        return pooled
