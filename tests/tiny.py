@@ -1,4 +1,4 @@
-"""Tiny backbones with random weights and made sounds, for tests that need no real weights."""
+"""Tiny backbones and language models with random weights and made sounds, for tests that need no real weights."""
 
 import math
 from pathlib import Path
@@ -6,10 +6,16 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ossicle.backbones import freeze, patches, whisper
 from ossicle.backbones.encoder import Encoder
 from ossicle.backbones.patches import PatchSizes
+from ossicle.backbones.text import LanguageModel
 from ossicle.backbones.whisper import WhisperSizes
 
 RATE_HZ = 16_000
@@ -56,3 +62,39 @@ def write_tone(path: Path, hz: float, seconds: float = 1.0, seed: int = 0, rate_
     noise = np.random.default_rng(seed).standard_normal(len(time))
     soundfile.write(path, (0.4 * np.sin(2 * np.pi * hz * time) + 0.02 * noise).astype(np.float32), rate_hz)
     return path
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|start|>' + m['role'] + '\\n' + m['content'] + '<|end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant\\n' }}{% endif %}"
+)
+# The shape of Llama 3's: a text begins with its own token and a turn ends in one that is not the text's end.
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start|>' + m['role'] + '<|head|>\\n\\n' + m['content'] | trim"
+    " + '<|turn|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant<|head|>\\n\\n' }}{% endif %}"
+)
+
+
+def tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    """A tokenizer of single bytes."""
+    alphabet = sorted(ByteLevel.alphabet())
+    made = Tokenizer(BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    made.pre_tokenizer, made.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    special = {"bos_token": "<|begin|>", "eos_token": "<|end|>", "pad_token": "<|end|>"}
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=made, additional_special_tokens=["<|start|>", "<|head|>", "<|turn|>"], **special
+    )
+    found.chat_template = template
+    return found
+
+
+def language(seed: int = 0, width: int = 32, template: str | None = CHATML) -> LanguageModel:
+    """A Llama of two layers with random weights."""
+    torch.manual_seed(seed)
+    read = tokenizer(template)
+    config = LlamaConfig(
+        vocab_size=len(read), hidden_size=width, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.3, bos_token_id=None,
+        eos_token_id=read.eos_token_id, pad_token_id=read.eos_token_id,
+    )  # fmt: skip
+    return LanguageModel(LlamaForCausalLM(config), read, "tiny-llama", f"tiny-llama-{seed}-{width}")

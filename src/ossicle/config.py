@@ -97,7 +97,12 @@ class CaptionTable(Table):
     )
     activation: Literal["gelu", "relu", "none"] = "gelu"
     hidden: int = Field(default=0, ge=0, description="width between the mapper's two maps; 0 is the language model's")
-    mapper_norm: bool = Field(default=True, description="normalise the encoder's tokens before the mapper")
+    mapper_norm: bool = Field(
+        default=True, description="normalise tokens before the mapper; soft tokens as long as the model's embeddings"
+    )
+    name_first: int = Field(
+        default=0, ge=0, description="epochs the mapper alone first learns to name the captions' words"
+    )
     pooling: Literal["mean", "stride", "attention"] = "mean"
     soft_tokens: int = Field(default=1, ge=1)
     decoding: Decoding = Decoding()

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ossicle import zoo
 from ossicle.adapters import store
-from ossicle.backbones.text import read_lora, write_lora
+from ossicle.backbones.text import alike, read_lora, write_lora
 from ossicle.build import RECIPE
+from ossicle.build.caption_llm import ALIKE
 from ossicle.errors import AdapterError, CheckpointError, UnknownNameError, UsageError
 
 WAYS = ("cat", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune", "svd")
@@ -93,7 +94,7 @@ def _check_alike(found: Sequence[Path], manifests: Sequence[dict[str, Any]]) -> 
         if manifest.get("task") != "caption-llm":
             raise AdapterError(f"{folder} holds a {manifest.get('task')} adapter; only captioners have a LoRA to merge")
         models = [m["language model"] for m in (first, manifest)]
-        if models[0]["signature"] != models[1]["signature"]:
+        if models[0]["sizes"] != models[1]["sizes"] or alike(models[0]["sample"], models[1]["sample"]) < ALIKE:
             raise AdapterError(
                 f"{folder} was made for the language model {models[1]['name']}, {found[0]} for {models[0]['name']}; "
                 "LoRAs merge on one model only"

@@ -22,6 +22,7 @@ from ossicle.files import write_atomic
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
+SAMPLED = 256
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
@@ -42,6 +43,11 @@ class Lora:
     targets: tuple[str, ...] = ("q_proj", "k_proj")
 
 
+def alike(one: Sequence[float], other: Sequence[float]) -> float:
+    """Cosine of two samples of weights: 1 for the same, above 0.9 for a quantised copy, about 0 for another model."""
+    return float(nn.functional.cosine_similarity(torch.tensor(one), torch.tensor(other), dim=0))
+
+
 class LanguageModel(nn.Module):
     """A causal language model with its tokenizer. It is frozen; only a LoRA on it trains.
 
@@ -57,6 +63,8 @@ class LanguageModel(nn.Module):
         self.causal = model.eval().requires_grad_(False)
         self.tokenizer, self.name, self.digest = tokenizer, name, digest
         self.wrapped: list[Any] = []  # peft's model around `causal`, kept out of the module tree
+        head = model.get_output_embeddings()
+        head.register_forward_pre_hook(lambda module, given: (given[0].contiguous(),))  # a slice takes twice as long
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def train(self, mode: bool = True) -> "LanguageModel":
@@ -68,11 +76,20 @@ class LanguageModel(nn.Module):
         self.training = mode
         return self
 
-    def signature(self) -> list[float]:
-        """Vocabulary, width, layers and the spread of the embeddings: tells language models apart in any precision."""
+    def sizes(self) -> list[int]:
+        """Vocabulary, width, layers."""
         table = self.causal.get_input_embeddings().weight
-        layers = int(self.causal.config.get_text_config().num_hidden_layers)
-        return [*map(float, table.shape), float(layers), round(float(table.float().std()), 6)]
+        return [*map(int, table.shape), int(self.causal.config.get_text_config().num_hidden_layers)]
+
+    def sample(self) -> list[float]:
+        """Embedding values at fixed places: with `alike`, tells models of one size apart in whatever precision."""
+        flat = self.causal.get_input_embeddings().weight.detach().flatten()
+        places = torch.linspace(0, len(flat) - 1, SAMPLED, dtype=torch.float64).long()
+        return [round(float(value), 5) for value in flat[places.to(flat.device)]]
+
+    def length(self) -> float:
+        """Root mean square of its embeddings."""
+        return float(self.causal.get_input_embeddings().weight.detach().float().square().mean().sqrt())
 
     def base_parameters(self) -> int:
         """Of the frozen model."""
@@ -148,10 +165,12 @@ class LanguageModel(nn.Module):
     def _wrap(self, config: Any) -> None:
         import peft
 
+        config.base_model_name_or_path = None  # known by our own name below
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that will go
             self.wrapped = [peft.get_peft_model(self.causal, config)]
         config.base_model_name_or_path = self.name
+        self.eval()
 
     def saved(self) -> dict[str, Tensor]:
         """The LoRA under peft's names; nothing if there is none."""

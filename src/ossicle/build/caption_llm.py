@@ -1,15 +1,16 @@
 """Building a captioner: language model, LoRA, mapper, cached tokens, and training in stages."""
 
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ossicle import adapters
 from ossicle.adapters import store
-from ossicle.backbones.text import CONFIG, language_model
+from ossicle.backbones.text import CONFIG, alike, language_model
 from ossicle.build import backbone
 from ossicle.card import card
 from ossicle.config import Recipe
@@ -20,8 +21,13 @@ from ossicle.partition import Split
 from ossicle.tasks.caption_llm import Captioner, check_captions
 from ossicle.tasks.listen import SoundAugment
 from ossicle.tasks.mapper import Mapper
+from ossicle.tasks.naming import Naming
+from ossicle.train.loop import fit
 
 WAVE_CACHE = 2 * 1024**3
+NAMING_LR = 1e-3
+# Copies of one language model in different precisions are more alike than this, different models less.
+ALIKE = 0.9
 
 
 class CaptionPlan:
@@ -66,6 +72,7 @@ class CaptionPlan:
         mapper = Mapper(
             encoder.dim * len(layers), language.width, hidden=task.hidden, activation=task.activation,
             pooling=task.pooling, tokens=task.soft_tokens, norm=task.mapper_norm,
+            length=language.length() if task.mapper_norm else 0.0,
         )  # fmt: skip
         if self.lora is not None:
             language.load_lora(self.lora)
@@ -107,13 +114,12 @@ class CaptionPlan:
         Raises:
             AdapterError: if not.
         """
-        known, here = manifest["language model"], task.language.signature()
-        sizes, spread = known["signature"][:-1], known["signature"][-1]
-        if sizes != here[:-1] or not np.isclose(spread, here[-1], rtol=0.02):
-            raise AdapterError(
-                f"this adapter was made for the language model {known['name']}, not for {task.language.name} "
-                f"(vocabulary, width, layers, spread: {known['signature']} came, {here} here); set task.llm to it"
-            )
+        known, here = manifest["language model"], task.language
+        told = f"this adapter was made for the language model {known['name']}, not for {here.name}"
+        if known["sizes"] != here.sizes():
+            raise AdapterError(f"{told}: vocabulary, width and layers {known['sizes']} came, {here.sizes()} are here")
+        if alike(known["sample"], here.sample()) < ALIKE:
+            raise AdapterError(f"{told}: it has other weights; give those it was trained on by task.llm")
 
     def caches(self, task: Captioner) -> bool:
         """The encoder's tokens on disk where neither it nor the sound changes in training."""
@@ -126,14 +132,22 @@ class CaptionPlan:
         return task.store is not None
 
     def start(self, task: Captioner, clips: Sequence[Clip], out: Path) -> None:
-        """Nothing."""
+        """Let the mapper alone learn to name the captions' words, where the recipe asks for it."""
+        epochs = self.recipe.caption.name_first
+        if not epochs or not any(p.requires_grad for p in task.mapper.parameters()):
+            return
+        settings = replace(self.recipe.train, epochs=epochs, lr=NAMING_LR, head_lr=0.0, accumulate=1, keep="last")
+        with tempfile.TemporaryDirectory(dir=out) as scratch:
+            fit(Naming(task, clips), clips, [], settings, Path(scratch), quiet=True)
+        task.mapper.requires_grad_(True)
 
     def facts(self, task: Captioner) -> dict[str, Any]:
         """The language model and its LoRA."""
         language = task.language
         return {
             "language model": {
-                "name": language.name, "digest": language.digest, "signature": language.signature(),
+                "name": language.name, "digest": language.digest,
+                "sizes": language.sizes(), "sample": language.sample(),
                 "lora": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self.recipe.caption.lora).items()},
             }
         }  # fmt: skip

@@ -1,5 +1,6 @@
 """How a language model writes: greedy, beam, nucleus; log-probabilities; the best of several by consensus."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -95,7 +96,8 @@ class Written:
 
     Args:
         text: without special tokens.
-        log_prob: natural logarithm of its probability, end token included, whatever the decoding favoured.
+        log_prob: natural logarithm of the text's probability as the tokenizer splits it, end token included, whatever
+            the decoding favoured.
         tokens: that it has, end token included.
     """
 
@@ -127,10 +129,13 @@ def write(language: LanguageModel, prefix: Tensor, end: int, how: Decoding) -> l
     for first in range(0, len(prefix), step):
         rows = prefix[first : first + step]
         torch.manual_seed(0)
-        ids = language.causal.generate(
-            inputs_embeds=rows, attention_mask=torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device),
-            generation_config=_settings(how, end),
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that penalties do not see the prompt, which is meant
+            ids = language.causal.generate(
+                inputs_embeds=rows,
+                attention_mask=torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device),
+                generation_config=_settings(how, end),
+            )
         texts = [_text(language, row, end) for row in ids]
         told = [Written(t, p, n) for t, (p, n) in zip(texts, log_probs(language, rows, texts, end), strict=True)]
         found += [told[i : i + how.candidates] for i in range(0, len(told), how.candidates)]

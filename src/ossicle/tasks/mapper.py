@@ -84,6 +84,8 @@ class Mapper(nn.Module):
         pooling: mean (the paper's one soft token), stride or attention.
         tokens: soft tokens.
         norm: normalise the encoder's tokens first, without parameters.
+        length: root mean square that each soft token is brought to, that of the language model's own embeddings; 0
+            leaves them as they are.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Mapper(nn.Module):
         pooling: str = "mean",
         tokens: int = 1,
         norm: bool = True,
+        length: float = 0.0,
     ) -> None:
         super().__init__()
         for kind, name, known in (("activation", activation, ACTIVATIONS), ("pooling", pooling, POOLINGS)):
@@ -105,11 +108,13 @@ class Mapper(nn.Module):
         self.first = nn.Linear(inputs, hidden or width)
         self.second = nn.Linear(hidden or width, width)
         self.pool = POOLINGS[pooling](width, tokens)
-        self.activation = activation
+        self.activation, self.length = activation, length
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, n, inputs) and where they are real to (batch, soft tokens, width)."""
         mapped = self.second(ACTIVATIONS[self.activation](self.first(self.norm(x))))
         real = torch.ones(x.shape[:2], device=x.device) if mask is None else mask
         pooled: Tensor = self.pool(mapped, real.to(mapped.dtype))
-        return pooled
+        if not self.length:
+            return pooled
+        return pooled * (self.length / pooled.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-6))

@@ -1,0 +1,111 @@
+"""Before the language model is asked: the mapper alone learns to name a caption's words in the model's embeddings.
+
+No paper of ours does this. A mapper that begins at random gives a language model nothing to read for hundreds of steps;
+this takes seconds, since the language model does not run.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ossicle.contracts import Batch, Clip, Prediction
+from ossicle.tasks.caption_llm import Captioner
+
+# A word that is in more captions than this share says nothing of the sound.
+COMMON = 0.25
+RARE = 3
+
+
+class Words(nn.Module):
+    """How much soft tokens are like each of some words.
+
+    Args:
+        embeddings: (words, width) of the language model; common directions are taken off.
+        shares: (words,) of captions that have each word.
+    """
+
+    embeddings: Tensor
+
+    def __init__(self, embeddings: Tensor, shares: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("embeddings", F.normalize(embeddings - embeddings.mean(dim=0), dim=1), persistent=False)
+        self.bias = nn.Parameter(torch.logit(shares.clamp(1e-4, 0.5)))
+        self.sharpness = nn.Parameter(torch.tensor(16.0))
+
+    def forward(self, soft: Tensor) -> Tensor:
+        """(batch, soft tokens, width) to (batch, words) logits: one of the soft tokens must be like the word."""
+        alike = F.normalize(soft, dim=-1) @ self.embeddings.T
+        return (self.sharpness * alike).logsumexp(dim=1) - math.log(soft.shape[1]) + self.bias
+
+
+class Naming:
+    """Binary cross-entropy of the words of a clip's captions; a task for `train.loop.fit` only.
+
+    Args:
+        task: whose mapper learns; its language model is only asked for embeddings.
+        clips: training clips, of whose captions the words are taken.
+    """
+
+    kind, best_by = "naming", ""
+
+    def __init__(self, task: Captioner, clips: Sequence[Clip]) -> None:
+        self.task, self.unreadable = task, task.unreadable
+        tokenizer = task.language.tokenizer
+        self._read = lambda text: set(tokenizer(f" {text.strip().lower()}", add_special_tokens=False)["input_ids"])
+        found = Counter(token for clip in clips for token in self._ids(clip))
+        kept = [t for t, n in sorted(found.items()) if RARE <= n <= max(RARE, COMMON * len(clips))]
+        self.index = {token: i for i, token in enumerate(kept)}
+        shares = torch.tensor([found[token] / len(clips) for token in kept])
+        embeddings = task.language.embed(torch.tensor(kept, dtype=torch.long)).detach().float()
+        self.words = Words(embeddings, shares)
+
+    def _ids(self, clip: Clip) -> set[int]:
+        """Tokens of all captions of a clip."""
+        return set().union(*(self._read(caption) for caption in clip.captions))
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The mapper, and what is thrown away after."""
+        return {"mapper": self.task.mapper, "words": self.words}
+
+    def collate(self, clips: Sequence[Clip], generator: torch.Generator | None) -> Batch:
+        """The captioner's batch with the words of all captions of each clip."""
+        batch = self.task.collate(clips, generator)
+        targets = torch.zeros(len(batch.clips), len(self.index))
+        for row, clip in enumerate(batch.clips):
+            for token in self._ids(clip) & self.index.keys():
+                targets[row, self.index[token]] = 1
+        batch.targets = targets
+        return batch
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean over clips of the sum over words, a word by how rare it is."""
+        assert batch.targets is not None
+        with torch.no_grad():
+            heard = self.task.heard(batch)
+        logits = self.words(self.task.mapper(*heard))
+        return F.binary_cross_entropy_with_logits(logits, batch.targets, reduction="sum") / len(logits)
+
+    def predict(self, batch: Batch) -> list[Prediction]:
+        """Nothing is predicted by words alone."""
+        raise NotImplementedError
+
+    average = score = predict  # type: ignore[assignment]
+
+
+def recall(naming: Naming, clips: Sequence[Clip], batch: int = 32) -> float:
+    """Share of the words of clips that are among as many likeliest ones as they have."""
+    hits = total = 0
+    for first in range(0, len(clips), batch):
+        made: Any = naming.collate(clips[first : first + batch], None)
+        with torch.no_grad():
+            logits = naming.words(naming.task.mapper(*naming.task.heard(made)))
+        for row, wanted in zip(logits, made.targets, strict=True):
+            count = int(wanted.sum())
+            hits += int(wanted[row.topk(count).indices].sum())
+            total += count
+    return hits / max(1, total)

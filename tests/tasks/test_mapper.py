@@ -1,0 +1,64 @@
+"""The mapper: one soft token exactly, k of them, and nothing of what is padded."""
+
+import pytest
+import torch
+
+from ossicle.errors import UnknownNameError, UsageError
+from ossicle.tasks.mapper import POOLINGS, Mapper
+
+
+def mapper(pooling: str = "mean", tokens: int = 1, **options) -> Mapper:
+    torch.manual_seed(0)
+    return Mapper(6, 8, pooling=pooling, tokens=tokens, **options)
+
+
+def test_mean_pooling_gives_one_soft_token_the_mean_of_the_mapped():
+    x, made = torch.randn(2, 5, 6), mapper()
+    by_hand = made.second(torch.nn.functional.gelu(made.first(torch.nn.functional.layer_norm(x, (6,))))).mean(1)
+    assert made(x).shape == (2, 1, 8)
+    torch.testing.assert_close(made(x)[:, 0], by_hand)
+
+
+def test_without_an_activation_the_two_maps_are_one():
+    x, made = torch.randn(2, 5, 6), mapper(activation="none", norm=False)
+    one = torch.nn.Linear(6, 8)
+    with torch.no_grad():
+        one.weight.copy_(made.second.weight @ made.first.weight)
+        one.bias.copy_(made.second.weight @ made.first.bias + made.second.bias)
+    torch.testing.assert_close(made(x)[:, 0], one(x.mean(1)))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_padding_changes_nothing(pooling):
+    made = mapper(pooling, 1 if pooling == "mean" else 3)
+    x = torch.randn(1, 7, 6)
+    padded = torch.cat([x, 100 * torch.randn(1, 4, 6)], dim=1)
+    mask = torch.arange(11)[None] < 7
+    torch.testing.assert_close(made(padded, mask), made(x))
+
+
+@pytest.mark.parametrize(("tokens", "length"), [(3, 7), (4, 8), (5, 3)])
+def test_strides_are_means_of_equal_stretches(tokens, length):
+    made = mapper("stride", tokens)
+    x = torch.randn(2, length, 8)
+    pooled = made.pool(x, torch.ones(2, length))
+    for k in range(tokens):
+        first, last = k * length // tokens, -((k + 1) * length // -tokens)
+        torch.testing.assert_close(pooled[:, k], x[:, first:last].mean(1))
+
+
+def test_attention_weighs_by_likeness():
+    made = mapper("attention", 2)
+    x = torch.randn(1, 5, 8)
+    weights = (made.pool.queries @ x[0].T).softmax(1)
+    torch.testing.assert_close(made.pool(x, torch.ones(1, 5))[0], weights @ x[0])
+    assert made.pool.queries.requires_grad
+
+
+def test_what_cannot_be():
+    with pytest.raises(UsageError, match=r"mean gives 1 soft token but task\.soft_tokens=4"):
+        mapper("mean", 4)
+    with pytest.raises(UnknownNameError, match="unknown pooling 'strides'; did you mean 'stride'"):
+        mapper("strides")
+    with pytest.raises(UnknownNameError, match="unknown activation"):
+        mapper(activation="swish")
