@@ -76,7 +76,9 @@ def published(data: Path, out: Path) -> None:
         json.loads((target / name).read_text(encoding="utf-8")) for name in ("ossicle.json", "labels.json")
     )
     notes = [*cross_validated(), "Every clip, its author and its licence are listed in CREDITS.txt."]
-    (target / "README.md").write_text(card(NAME, manifest, labels, notes=notes), encoding="utf-8")
+    does, use = f"classifies sound into {len(labels)} classes", f"predict {NAME} sounds/ --out labels.csv"
+    text = card(NAME, manifest, does, use, {"Classes": ", ".join(labels)}, notes=notes)
+    (target / "README.md").write_text(text, encoding="utf-8")
     licences = config.read(target / "recipe.toml").data.licences
     used = {clip.path.stem for clip in select(open_data(f"esc50:{data}").clips, None, licences)}
     (target / "CREDITS.txt").write_text(credits(data, used), encoding="utf-8")

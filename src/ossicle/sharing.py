@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from ossicle.adapters import store
+from ossicle.backbones import text
 from ossicle.errors import CheckpointError, UsageError
 
-ADAPTER_FILES = (store.MANIFEST, store.WEIGHTS, "recipe.toml", "labels.json", "README.md", "CREDITS.txt")
+ADAPTER_FILES = (
+    *(store.MANIFEST, store.WEIGHTS, "recipe.toml", "labels.json", "README.md", "CREDITS.txt"),
+    *(f"{store.LLM}/{name}" for name in (text.CONFIG, text.WEIGHTS)),
+)
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
 TOKEN = "log in with `hf auth login` or set HF_TOKEN"
 

@@ -171,7 +171,11 @@ class CaptionPlan:
 
     def card(self, name: str, manifest: dict[str, Any]) -> str:
         """The model card with the prompt."""
+        return card(name, manifest, *self.told(name, manifest))
+
+    def told(self, name: str, manifest: dict[str, Any]) -> tuple[str, str, dict[str, str]]:
+        """What the card says of a captioner: what it does, how it is used, its prompt."""
         task = self.recipe.caption
         does = f"captions sound with {manifest['language model']['name']}"
         asked = f"`{task.prompt}`, {task.prompt_form}; {task.pooling} pooling to {task.soft_tokens} soft token(s)"
-        return card(name, manifest, does, f"caption {name} sounds/ --out captions.csv", {"Prompt": asked})
+        return does, f"caption {name} sounds/ --out captions.csv", {"Prompt": asked}

@@ -55,8 +55,6 @@ class Naming:
 
     def __init__(self, task: Captioner, clips: Sequence[Clip]) -> None:
         self.task, self.unreadable = task, task.unreadable
-        tokenizer = task.language.tokenizer
-        self._read = lambda text: set(tokenizer(f" {text.strip().lower()}", add_special_tokens=False)["input_ids"])
         found = Counter(token for clip in clips for token in self._ids(clip))
         kept = [t for t, n in sorted(found.items()) if RARE <= n <= max(RARE, COMMON * len(clips))]
         self.index = {token: i for i, token in enumerate(kept)}
@@ -65,8 +63,10 @@ class Naming:
         self.words = Words(embeddings, shares)
 
     def _ids(self, clip: Clip) -> set[int]:
-        """Tokens of all captions of a clip."""
-        return set().union(*(self._read(caption) for caption in clip.captions))
+        """Tokens of all captions of a clip, in lower case and as they are inside a sentence."""
+        tokenizer = self.task.language.tokenizer
+        texts = [f" {caption.strip().lower()}" for caption in clip.captions]
+        return {token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]}
 
     def parts(self) -> dict[str, nn.Module]:
         """The mapper, and what is thrown away after."""
@@ -91,10 +91,16 @@ class Naming:
         return F.binary_cross_entropy_with_logits(logits, batch.targets, reduction="sum") / len(logits)
 
     def predict(self, batch: Batch) -> list[Prediction]:
-        """Nothing is predicted by words alone."""
+        """Words alone are no rows."""
         raise NotImplementedError
 
-    average = score = predict  # type: ignore[assignment]
+    def average(self, rows: Sequence[Prediction]) -> Prediction:
+        """Words alone are no rows."""
+        raise NotImplementedError
+
+    def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
+        """Words alone are no rows."""
+        raise NotImplementedError
 
 
 def recall(naming: Naming, clips: Sequence[Clip], batch: int = 32) -> float:
