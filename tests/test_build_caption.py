@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,7 +155,7 @@ def test_usual_settings_are_the_papers():
     lora = chosen.caption.lora
     assert (lora.rank, lora.alpha, lora.dropout, lora.targets) == (16, 32.0, 0.05, ("q_proj", "k_proj"))
     assert (chosen.caption.pooling, chosen.caption.soft_tokens, chosen.adapter.spec) == ("mean", 1, "probe()")
-    assert config.check(config.tomllib.loads(config.write(chosen)), "again") == chosen
+    assert config.check(tomllib.loads(config.write(chosen)), "again") == chosen
 
 
 # --- stages ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Recipes: every fault at once, the nearest name, --set, and a file that reads back equal."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +116,13 @@ def test_what_was_written_reads_back_equal(tmp_path):
         file.write_text(config.write(recipe), encoding="utf-8")
         assert config.read(file) == recipe
         assert set(tomllib.loads(config.write(recipe))) == {"data", "backbone", "adapter", "task", "train"}
+
+
+RECIPES = sorted(p for p in (Path(__file__).parents[1] / "recipes").rglob("*.toml") if "papers" not in p.parts)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_that_ships_is_read_and_reads_back_equal(path):
+    recipe = config.read(path)
+    assert recipe.task.kind == path.parent.name.replace("_", "-")
+    assert config.check(tomllib.loads(config.write(recipe)), "again") == recipe

@@ -75,6 +75,7 @@ figure svg { display: block; width: 100%; height: 4rem; color: var(--accent); ba
 figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem; margin-top: 0.25rem;
   font-size: 0.8rem; color: var(--soft); }
 audio { display: block; width: 100%; height: 2.75rem; }
+.said { margin: 0; font-style: italic; overflow-wrap: anywhere; }
 .note { margin: 0; font-size: 0.875rem; color: var(--soft); }
 .bars { margin: 0; padding: 0; list-style: none; display: grid; gap: 0.4rem; }
 .bars li { display: grid; grid-template-columns: min(9rem, 36%) minmax(3rem, 1fr) 3.4rem; align-items: center;
@@ -272,12 +273,16 @@ def _card(number: int, item: Item, folder: Path) -> str:
 <div class="top">{heading}<span class="badge wrong">could not be read</span></div>
 <p>{reason}</p>
 </article>"""
-    parts = [_spectrogram(item), _waveform(item), _player(item, folder), _bars(item)]
+    parts = [_caption(item), _spectrogram(item), _waveform(item), _player(item, folder), _bars(item)]
     shown = "\n".join(part for part in parts if part)
     return f"""<article class="card" aria-labelledby="sound-{number}">
 <div class="top">{heading}{_badge(item)}</div>
 {shown}
 </article>"""
+
+
+def _caption(item: Item) -> str:
+    return f'<p class="said">{_text(item.row.caption)}</p>' if item.row.caption else ""
 
 
 def _badge(item: Item) -> str:

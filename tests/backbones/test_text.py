@@ -6,6 +6,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from ossicle.backbones import text
 from ossicle.backbones.text import Lora, language_model
@@ -190,3 +191,15 @@ def test_a_sample_of_weights_tells_models_apart_in_any_precision():
     step = float(table.abs().max()) / 8  # four bits
     table.data = (table / step).round() * step
     assert text.alike(known, coarse.sample()) > 0.95 and text.alike(known, tiny.language(seed=1).sample()) < 0.5
+
+
+def test_the_papers_count_on_llama_3_8b():
+    """Rank 16 on query and key of 32 layers with grouped keys; no weights are needed to count."""
+    config = LlamaConfig(
+        vocab_size=128, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8,
+    )  # fmt: skip
+    with torch.device("meta"):
+        language = text.LanguageModel(LlamaForCausalLM(config), tiny.tokenizer(), "llama-3-8b")
+        language.add_lora(Lora())
+    assert sum(p.numel() for p in language.parameters() if p.requires_grad) == 6_815_744

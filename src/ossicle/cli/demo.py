@@ -1,7 +1,7 @@
 """`ossicle demo`: real animal sounds through a trained adapter, with a table and a page to look at and listen to."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -28,8 +28,11 @@ BATCH = 16
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for report.html; made if absent.")] = Path("demo"),
     adapter: Annotated[str, typer.Option(help="Adapter folder or the name of one that ships.")] = "esc50-whisper-tiny",
+    captioner: Annotated[
+        str, typer.Option(help="Captioner folder or the name of one that ships; '' writes no captions.")
+    ] = "scenes-whisper-tiny",
 ) -> None:
-    """Name ten animal recordings with a trained adapter and write a page with pictures and players."""
+    """Name and caption ten animal recordings and write a page with pictures and players."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as err:
@@ -43,6 +46,9 @@ def demo(
         for path in sounds:
             status.update(f"listening to {path.name}")
             items.append(listen(loaded.task, path, loaded.recipe.task.window_s))
+        if captioner:
+            status.update(f"loading {captioner}")
+            items = captioned(items, build.load(captioner), status.update)
         status.update("writing the report")
         took_s = sum(item.took_s for item in items)
         page = report.html_report(
@@ -76,6 +82,20 @@ def listen(task: Classifier, path: Path, window_s: float | None) -> Item:
     return Item(row, wave.numpy(), features, duration_s, took_s, expected)
 
 
+def captioned(items: Sequence[Item], loaded: build.Loaded, tell: Callable[[str], None]) -> list[Item]:
+    """The same with a caption of each sound that could be read."""
+    done = []
+    for item in items:
+        tell(f"captioning {item.path.name}")
+        heard = None
+        if item.row.error is None:
+            window_s = loaded.recipe.task.window_s
+            pieces = cut(bound([Clip(item.path)], window_s)[0], window_s)
+            heard = average(loaded.task, predict_rows(loaded.task, pieces, batch=BATCH, precision="float32")).caption
+        done.append(replace(item, row=replace(item.row, caption=heard)))
+    return done
+
+
 def described(loaded: build.Loaded, folder: Path) -> Model:
     """What the page says of the model."""
     counts = loaded.manifest["parameters"]
@@ -88,11 +108,12 @@ def described(loaded: build.Loaded, folder: Path) -> Model:
 
 def table(items: Sequence[Item]) -> Table:
     """What was heard, one row per sound."""
-    shown = Table("file", "heard", "second", "third", "time", "right", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = Table("file", "heard", "second", "time", "right", "caption", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for item in items:
-        heard = [Text(f"{label.replace('_', ' ')} {share:.0%}") for label, share in report.best(item.row, 3)]
-        cells = heard + [Text("")] * (3 - len(heard))
-        shown.add_row(Text(item.path.name), *cells, f"{item.took_s:.2f} s", Text(said(item)))
+        heard = [Text(f"{label.replace('_', ' ')} {share:.0%}") for label, share in report.best(item.row, 2)]
+        cells = heard + [Text("")] * (2 - len(heard))
+        caption = Text(item.row.caption or "")
+        shown.add_row(Text(item.path.name), *cells, f"{item.took_s:.2f} s", Text(said(item)), caption)
     return shown
 
 
