@@ -73,6 +73,10 @@ def test_from_a_table_to_captions(ossicle, captioner, sounds, tmp_path):
     assert code == 0 and [row["caption"] for row in table] == [row["caption"] for row in rows]
     code, out, _ = ossicle("evaluate", captioner, sounds, "--json")
     assert code == 0 and {"cider_d", "bleu_4", "rouge_l"} <= json.loads(out).keys()
+    code, out, _ = ossicle("evaluate", captioner, sounds, "--json", "--metrics", "rouge_l")
+    assert code == 0 and "rouge_l" in json.loads(out) and "bleu_4" not in json.loads(out)
+    code, _, err = ossicle("evaluate", captioner, sounds, "--metrics", "rouge")
+    assert code == 2 and "did you mean 'rouge_l'" in err
 
 
 def test_long_sound_has_times(ossicle, captioner, tmp_path):

@@ -12,7 +12,7 @@ from ossicle import build, results
 from ossicle.cli.train import opened
 from ossicle.data.splits import select
 from ossicle.devices import Precision
-from ossicle.errors import UnknownNameError
+from ossicle.errors import UnknownNameError, UsageError
 from ossicle.train import evaluate as scoring
 
 
@@ -20,6 +20,9 @@ def evaluate(
     adapter: Annotated[str, typer.Argument(metavar="DIR", help="Adapter folder or the name of one that ships.")],
     data: Annotated[str, typer.Argument(help="Labelled sounds, as for train.")],
     split: Annotated[list[str] | None, typer.Option(help="Only these splits or folds; may be repeated.")] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option(help="Of a captioner: these metrics instead of its recipe's; may be repeated.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the rows: .csv, .jsonl or .parquet.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips at a time.")] = 16,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",
@@ -27,6 +30,10 @@ def evaluate(
 ) -> None:
     """Score a trained adapter on labelled sounds."""
     loaded = build.load(adapter)
+    if metrics:
+        if loaded.recipe.task.kind != "caption-llm":
+            raise UsageError("--metrics chooses caption metrics, but this is no captioner; leave it out")
+        loaded.task.metrics = tuple(metrics)
     clips = select(opened(data).clips, split or None, None)
     chosen = checked_precision(precision)
     window = loaded.recipe.task.window_s
