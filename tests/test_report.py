@@ -170,6 +170,12 @@ def test_badges_tell_right_wrong_and_unknown(shown: tuple[Page, Path]) -> None:
     ]  # fmt: skip
 
 
+def test_a_caption_is_shown_as_text(tmp_path: Path) -> None:
+    row = Prediction(str(tmp_path / "a.xyz"), scores=SCORES, caption="A <b>dog</b> barks")
+    assert [p["text"] for p in page([Item(row)]).all("p", **{"class": "said"})] == ["A <b>dog</b> barks"]
+    assert not page([heard(tmp_path / "b.wav")]).all("p", **{"class": "said"})
+
+
 def test_verdict_is_computed(tmp_path: Path) -> None:
     cat = tmp_path / "cat.wav"
     assert report.verdict([heard(cat, "cat"), heard(cat, "dog"), heard(cat), failed(cat)]) == "1 of 3 right"

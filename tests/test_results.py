@@ -67,6 +67,25 @@ def test_audacity_labels(tmp_path):
         write_rows(ROWS, tmp_path / "a.txt")
 
 
+def test_subtitles(tmp_path):
+    rows = [
+        Prediction("a.wav", 0.0, 2.5, caption="A dog barks"),
+        Prediction("a.wav", 3661.2, 3662.0, label="dog", score=0.5),
+        Prediction("a.wav", 4000.0, None, error="could\nnot be read"),
+    ]
+    write_rows(rows, tmp_path / "a.srt")
+    write_rows(rows, tmp_path / "a.vtt")
+    srt, vtt = ((tmp_path / name).read_text() for name in ("a.srt", "a.vtt"))
+    assert srt.split("\n\n")[:3] == [
+        "1\n00:00:00,000 --> 00:00:02,500\nA dog barks",
+        "2\n01:01:01,200 --> 01:01:02,000\ndog 0.500",
+        "3\n01:06:40,000 --> 01:06:40,001\nerror: could not be read",
+    ]
+    assert vtt.startswith("WEBVTT\n\n00:00:00.000 --> 00:00:02.500\nA dog barks\n\n01:01:01.200 --> 01:01:02.000\n")
+    with pytest.raises(UsageError, match="a subtitle file belongs to one recording but 2 files were given"):
+        write_rows([*rows, Prediction("b.wav")], tmp_path / "b.vtt")
+
+
 @pytest.mark.parametrize("name", ["rows.selections", "rows.selections.txt"])
 def test_raven_selections(tmp_path, name):
     write_rows(ROWS, tmp_path / name)
