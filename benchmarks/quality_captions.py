@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--work", required=True)
     parser.add_argument("--rows", nargs="*", default=[])
-    parser.add_argument("--train", type=int, default=1200)
+    parser.add_argument("--train", type=int, default=1000)
     parser.add_argument("--test", type=int, default=240)
     parser.add_argument("--epochs", type=int, default=2)
     args = parser.parse_args()

@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--run", required=True, type=Path, help="folder of the training; a finished one is used")
-    parser.add_argument("--scenes", type=int, default=1200)
+    parser.add_argument("--scenes", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=2)
     args = parser.parse_args()
     if not (args.run / "captioner" / "README.md").exists():

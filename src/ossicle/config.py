@@ -97,9 +97,11 @@ class CaptionTable(Table):
     )
     activation: Literal["gelu", "relu", "none"] = "gelu"
     hidden: int = Field(default=0, ge=0, description="width between the mapper's two maps; 0 is the language model's")
-    mapper_norm: bool = Field(
-        default=True, description="normalise tokens before the mapper; soft tokens as long as the model's embeddings"
+    mapper_norm: Literal["none", "layer", "standard"] = Field(
+        default="standard", description="of the encoder's tokens, before the mapper"
     )
+    mapper_dropout: float = Field(default=0.0, ge=0, lt=1, description="between the mapper's two maps")
+    soft_length: bool = Field(default=True, description="soft tokens as long as the language model's own embeddings")
     name_first: int = Field(
         default=0, ge=0, description="epochs the mapper alone first learns to name the captions' words"
     )

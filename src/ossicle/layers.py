@@ -143,3 +143,29 @@ class Block(nn.Module):
         x = x + self.scale1(self.attn(self.norm1(x, context), context))
         y: Tensor = x + self.scale2(self.mlp(self.norm2(x, context), context))
         return y
+
+
+class Standardize(nn.Module):
+    """Subtract a mean and divide by a spread that are set once and never move.
+
+    Args:
+        width: of the vectors.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+
+    def fit(self, vectors: Tensor) -> None:
+        """Take mean and spread of (rows, width)."""
+        self.mean.copy_(vectors.mean(dim=0))
+        if len(vectors) > 1:
+            self.std.copy_(vectors.std(dim=0).clamp(min=1e-5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, width) to the same shape."""
+        return (x - self.mean) / self.std

@@ -12,7 +12,8 @@ from ossicle import adapters
 from ossicle.contracts import Batch, Clip
 from ossicle.errors import DataError, UnknownNameError, UsageError
 from ossicle.features import FeatureStore, TokenStore
-from ossicle.tasks.classify import Augment, Classifier, Head, Standardize
+from ossicle.layers import Standardize
+from ossicle.tasks.classify import Augment, Classifier, Head
 
 LABELS = ["cat", "dog", "owl"]
 NUMBER = 1  # blocks below the lowest adapter

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ossicle import adapters
 from ossicle.adapters import store
@@ -17,6 +18,7 @@ from ossicle.config import Recipe
 from ossicle.contracts import Clip, Prediction
 from ossicle.errors import AdapterError, UsageError
 from ossicle.features import SEQUENCE, FeatureStore
+from ossicle.layers import Standardize
 from ossicle.partition import Split
 from ossicle.tasks.caption_llm import Captioner, check_captions
 from ossicle.tasks.listen import SoundAugment
@@ -26,6 +28,7 @@ from ossicle.train.loop import fit
 
 WAVE_CACHE = 2 * 1024**3
 NAMING_LR = 1e-3
+STANDARD_CLIPS = 256
 # Copies of one language model in different precisions are more alike than this, different models less.
 ALIKE = 0.9
 
@@ -72,7 +75,8 @@ class CaptionPlan:
         mapper = Mapper(
             encoder.dim * len(layers), language.width, hidden=task.hidden, activation=task.activation,
             pooling=task.pooling, tokens=task.soft_tokens, norm=task.mapper_norm,
-            length=language.length() if task.mapper_norm else 0.0,
+            dropout=task.mapper_dropout,
+            length=language.length() if task.soft_length else 0.0,
         )  # fmt: skip
         if self.lora is not None:
             language.load_lora(self.lora)
@@ -132,9 +136,13 @@ class CaptionPlan:
         return task.store is not None
 
     def start(self, task: Captioner, clips: Sequence[Clip], out: Path) -> None:
-        """Let the mapper alone learn to name the captions' words, where the recipe asks for it."""
+        """Standardise the mapper; let it alone learn to name the captions' words, where the recipe asks for it."""
         epochs = self.recipe.caption.name_first
-        if not epochs or not any(p.requires_grad for p in task.mapper.parameters()):
+        if not any(p.requires_grad for p in task.mapper.parameters()):
+            return
+        if isinstance(task.mapper.norm, Standardize):
+            task.mapper.norm.fit(_heard(task, clips[:: max(1, len(clips) // STANDARD_CLIPS)]))
+        if not epochs:
             return
         settings = replace(self.recipe.train, epochs=epochs, lr=NAMING_LR, head_lr=0.0, accumulate=1, keep="last")
         with tempfile.TemporaryDirectory(dir=out) as scratch:
@@ -179,3 +187,13 @@ class CaptionPlan:
         does = f"captions sound with {manifest['language model']['name']}"
         asked = f"`{task.prompt}`, {task.prompt_form}; {task.pooling} pooling to {task.soft_tokens} soft token(s)"
         return does, f"caption {name} sounds/ --out captions.csv", {"Prompt": asked}
+
+
+@torch.no_grad()
+def _heard(task: Captioner, clips: Sequence[Clip]) -> Tensor:
+    """(rows, width) real tokens of clips as the mapper gets them."""
+    rows = []
+    for first in range(0, len(clips), 16):
+        tokens, mask = task.heard(task.collate(clips[first : first + 16], None))
+        rows.append(tokens.flatten(0, 1) if mask is None else tokens[mask])
+    return torch.cat(rows)

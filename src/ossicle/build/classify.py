@@ -18,9 +18,10 @@ from ossicle.config import Recipe
 from ossicle.contracts import Clip, Prediction
 from ossicle.errors import DataError, UsageError
 from ossicle.features import FeatureStore, TokenStore
+from ossicle.layers import Standardize
 from ossicle.metrics import classify as metrics
 from ossicle.partition import Split, class_weights, labels_of
-from ossicle.tasks.classify import Augment, Classifier, Standardize
+from ossicle.tasks.classify import Augment, Classifier
 from ossicle.train.evaluate import bound, cut
 from ossicle.train.loop import fit
 

@@ -17,35 +17,9 @@ from ossicle.contracts import Batch, Clip, Prediction, TokenGrid
 from ossicle.data.clips import stack
 from ossicle.errors import DataError, UnknownNameError, UsageError
 from ossicle.features import FeatureStore, TokenStore
+from ossicle.layers import Standardize
 from ossicle.metrics import classify as metrics
 from ossicle.tasks.listen import Amount, Listener, SoundAugment, draw
-
-
-class Standardize(nn.Module):
-    """Subtract a mean and divide by a spread that are set once and never move.
-
-    Args:
-        width: of the vectors.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("std", torch.ones(width))
-
-    def fit(self, vectors: Tensor) -> None:
-        """Take mean and spread of (rows, width)."""
-        self.mean.copy_(vectors.mean(dim=0))
-        if len(vectors) > 1:
-            self.std.copy_(vectors.std(dim=0).clamp(min=1e-5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, width) to the same shape."""
-        return (x - self.mean) / self.std
-
 
 HEAD_NORMS: dict[str, type[nn.Module]] = {"none": nn.Identity, "layer": nn.LayerNorm, "standard": Standardize}
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ossicle.errors import UnknownNameError, UsageError
+from ossicle.layers import Standardize
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "none": lambda x: x}
 
@@ -70,6 +71,11 @@ class AttentionPool(nn.Module):
         return scores.masked_fill(mask[:, None] == 0, float("-inf")).softmax(dim=2) @ x
 
 
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "none": lambda width: nn.Identity(),
+    "layer": lambda width: nn.LayerNorm(width, elementwise_affine=False),
+    "standard": Standardize,
+}
 POOLINGS: dict[str, type[nn.Module]] = {"mean": MeanPool, "stride": StridePool, "attention": AttentionPool}
 
 
@@ -83,7 +89,9 @@ class Mapper(nn.Module):
         activation: gelu, relu, or none, with which the two maps are one.
         pooling: mean (the paper's one soft token), stride or attention.
         tokens: soft tokens.
-        norm: normalise the encoder's tokens first, without parameters.
+        norm: of the encoder's tokens before the maps: none, layer (without parameters) or standard (mean and spread of
+            the training clips, see `layers.Standardize`).
+        dropout: between the two maps, in training.
         length: root mean square that each soft token is brought to, that of the language model's own embeddings; 0
             leaves them as they are.
     """
@@ -97,14 +105,17 @@ class Mapper(nn.Module):
         activation: str = "gelu",
         pooling: str = "mean",
         tokens: int = 1,
-        norm: bool = True,
+        norm: str = "none",
+        dropout: float = 0.0,
         length: float = 0.0,
     ) -> None:
         super().__init__()
-        for kind, name, known in (("activation", activation, ACTIVATIONS), ("pooling", pooling, POOLINGS)):
+        chosen = (("activation", activation, ACTIVATIONS), ("pooling", pooling, POOLINGS), ("mapper norm", norm, NORMS))
+        for kind, name, known in chosen:
             if name not in known:
                 raise UnknownNameError(kind, name, known)
-        self.norm = nn.LayerNorm(inputs, elementwise_affine=False) if norm else nn.Identity()
+        self.norm = NORMS[norm](inputs)
+        self.dropout = nn.Dropout(dropout)
         self.first = nn.Linear(inputs, hidden or width)
         self.second = nn.Linear(hidden or width, width)
         self.pool = POOLINGS[pooling](width, tokens)
@@ -112,7 +123,7 @@ class Mapper(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, n, inputs) and where they are real to (batch, soft tokens, width)."""
-        mapped = self.second(ACTIVATIONS[self.activation](self.first(self.norm(x))))
+        mapped = self.second(self.dropout(ACTIVATIONS[self.activation](self.first(self.norm(x)))))
         real = torch.ones(x.shape[:2], device=x.device) if mask is None else mask
         pooled: Tensor = self.pool(mapped, real.to(mapped.dtype))
         if not self.length:
