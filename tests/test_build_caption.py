@@ -35,7 +35,7 @@ def stand_ins(patch, home: Path) -> None:
     """A tiny encoder and a tiny language model in the places of the real ones."""
     patch.setenv("OSSICLE_HOME", str(home))
     patch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("whisper"))
-    patch.setattr("ossicle.build.caption_llm.language_model", lambda name, bits=0: tiny.language())
+    patch.setattr("ossicle.build.caption_llm.language_model", lambda name, **options: tiny.language())
 
 
 @pytest.fixture(autouse=True)
@@ -176,13 +176,54 @@ def test_a_second_stage_begins_with_all_of_the_first(tmp_path, first, clips):
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def test_what_is_begun_with_is_noted_and_asked_for_again(tmp_path, first, clips, monkeypatch):
+    def stopped(*given, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(build, "fit", stopped)
+        trained(tmp_path / "second", clips, init=first)
+    with pytest.raises(UsageError, match="was begun with the weights of first; give it by --init-from again"):
+        trained(tmp_path / "second", clips, resume=True)
+    trained(tmp_path / "second", clips, resume=True, init=first)
+    assert "--init-from first" in (tmp_path / "second" / "README.md").read_text()
+
+
+def test_a_second_stage_keeps_what_the_mapper_was_standardised_on(tmp_path, first, clips):
+    trained(tmp_path / "second", clips[:4], "train.lr=0", "train.epochs=1", "task.name_first=1", init=first)
+    one, two = weights(first), weights(tmp_path / "second")
+    assert all(torch.equal(one[key], two[key]) for key in one if key.startswith("mapper/"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["task.best_by=ciderd"], "unknown task.best_by for metrics bleu, rouge_l, cider 'ciderd'; did"),
+        (["task.metrics=['bleu']"], "unknown task.best_by for metrics bleu 'cider_d'"),
+        (["task.metrics=['bleuu']"], "unknown caption metric 'bleuu'; did you mean 'bleu'"),
+        (["task.metrics=['spice']", "task.best_by=spice"], r"task\.metrics has spice, but .*"),
+    ],
+)  # fmt: skip
+def test_metrics_are_looked_at_before_training(tmp_path, clips, changes, told):
+    with pytest.raises(UsageError, match=told):
+        trained(tmp_path / "out", clips, "data.val=['3']", *changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_can_be_changed_where_a_captioner_is_loaded(first):
+    loaded = build.load(str(first), ["task.decoding.method=beam", "task.decoding.beams=2"])
+    assert (loaded.task.decoding.method, loaded.task.decoding.beams) == ("beam", 2)
+
+
 def test_stages_that_cannot_be(tmp_path, first, clips):
+    with pytest.raises(UsageError, match="was trained with another prompt_form, squeeze; give its"):
+        trained(tmp_path / "out", clips, "task.squeeze=1", "task.prompt_form=plain", init=first)
     with pytest.raises(
         UsageError, match="lora-only trains over a mapper that is there; give its folder by --init-from"
     ):
         trained(tmp_path / "out", clips, "task.stage=lora-only")
     with pytest.raises(AdapterError, match="saved mapper does not fit"):
-        trained(tmp_path / "out", clips, "task.layers=[3]", init=first)
+        trained(tmp_path / "out", clips, "task.hidden=8", init=first)
     with pytest.raises(AdapterError, match="or another rank"):
         trained(tmp_path / "out", clips, "task.lora.rank=3", init=first)
     with pytest.raises(DataError, match="have no caption"):
@@ -191,10 +232,10 @@ def test_stages_that_cannot_be(tmp_path, first, clips):
 
 
 def test_another_language_model_is_refused(first, monkeypatch):
-    monkeypatch.setattr("ossicle.build.caption_llm.language_model", lambda name, bits=0: tiny.language(seed=5))
+    monkeypatch.setattr("ossicle.build.caption_llm.language_model", lambda name, **options: tiny.language(seed=5))
     with pytest.raises(AdapterError, match="made for the language model tiny-llama, not for tiny-llama.*other weights"):
         build.load(str(first))
-    monkeypatch.setattr("ossicle.build.caption_llm.language_model", lambda name, bits=0: tiny.language(width=48))
+    monkeypatch.setattr("ossicle.build.caption_llm.language_model", lambda name, **options: tiny.language(width=48))
     with pytest.raises(AdapterError, match="another language model than tiny-llama"):
         build.load(str(first))
     shutil.rmtree((other := Path(shutil.copytree(first, first.with_name("bare")))) / store.LLM)
@@ -203,7 +244,9 @@ def test_another_language_model_is_refused(first, monkeypatch):
 
 
 def test_a_template_is_needed_for_chat(monkeypatch):
-    monkeypatch.setattr("ossicle.build.caption_llm.language_model", lambda name, bits=0: tiny.language(template=None))
+    monkeypatch.setattr(
+        "ossicle.build.caption_llm.language_model", lambda name, **options: tiny.language(template=None)
+    )
     with pytest.raises(UsageError, match=r"no chat template; set task\.prompt_form='plain'"):
         CaptionPlan(recipe()).task(for_training=False)
     task = CaptionPlan(recipe("task.prompt_form=plain")).task(for_training=False)
@@ -261,6 +304,8 @@ def test_other_ways_of_merging(tmp_path, five, how, clips):
     assert told["rank"] == 2 and told["difference"] > 1e-6
     manifest = json.loads((tmp_path / "out" / store.MANIFEST).read_text())
     assert manifest["merged"]["from"] == ["first", "lora1"] and manifest["scores"] == {}
+    assert manifest["language model"]["lora"]["rank"] == told["rank"]
+    assert "captions sound with tiny-llama" in (tmp_path / "out" / "README.md").read_text()
     assert len(captions(build.load(str(tmp_path / "out")).task, clips)) == len(clips)
 
 
@@ -283,6 +328,9 @@ def test_merges_that_cannot_be(tmp_path, five, first, clips):
     trained(tmp_path / "other", clips, "train.seed=7")
     with pytest.raises(AdapterError, match=r"other has another mapper or encoder than .*first.*--stage lora-only"):
         merge([five[0], str(tmp_path / "other")], out)
+    (copied(five[1], tmp_path / "bare") / store.WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match=f"bare has no {store.WEIGHTS}"):
+        merge([five[0], str(tmp_path / "bare")], out)
     strange = copied(five[1], tmp_path / "strange")
     manifest = json.loads((strange / store.MANIFEST).read_text())
     manifest["language model"] |= {"name": "gpt", "sizes": [1, 2, 3]}

@@ -29,6 +29,8 @@ SUFFIXES = (
 
 MAX_PEAK = 16.0
 TOLERANCE_S = 0.1
+# A rest shorter than this says little and is below what some front ends take.
+SHORTEST_REST_S = 0.5
 
 
 def probe(path: str | Path) -> Info:
@@ -123,6 +125,14 @@ def windows(duration_s: float, window_s: float, hop_s: float) -> list[tuple[floa
     if spans[-1][1] < duration_s - tiny:
         spans.append((count * hop_s, duration_s))
     return spans
+
+
+def rested(spans: list[tuple[float, float]], window_s: float) -> list[tuple[float, float]]:
+    """The same windows, the last one begun earlier where it would be a rest of less than half a second."""
+    start, end = spans[-1]
+    if start > 0:
+        start = min(start, math.floor((end - min(SHORTEST_REST_S, window_s)) * 1000) / 1000)
+    return [*spans[:-1], (start, end)]
 
 
 def content_hash(path: str | Path) -> str:

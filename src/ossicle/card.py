@@ -42,11 +42,15 @@ def card(
         "```",
         "",
         "The resolved settings are in `recipe.toml`; the same training again is",
-        f"`ossicle train {manifest['task']} DATA --recipe recipe.toml --out DIR`.",
+        f"`ossicle train {manifest['task']} DATA --recipe recipe.toml{_begun(manifest)} --out DIR`.",
         "",
         *[line for heading, text in (more or {}).items() for line in (f"## {heading}", "", text, "")],
     ]
     return "\n".join(lines)
+
+
+def _begun(manifest: dict[str, Any]) -> str:
+    return f" --init-from {manifest['begun with']['name']}" if "begun with" in manifest else ""
 
 
 def _facts(manifest: dict[str, Any]) -> list[str]:

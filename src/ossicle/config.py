@@ -92,6 +92,7 @@ class CaptionTable(Table):
     prompt: str = PROMPT
     prompt_form: Literal["chat", "plain"] = "chat"
     layers: list[int] = Field(default=[], description="block outputs joined for the mapper; empty is the last")
+    cache: bool = Field(default=True, description="keep the encoder's tokens on disk where nothing below them trains")
     squeeze: int = Field(
         default=1, ge=1, description="mean of that many tokens neighbouring in time, before the mapper"
     )

@@ -81,8 +81,9 @@ def sequence(encoded: Encoded, layers: Sequence[int], squeeze: int = 1) -> tuple
         Frequency runs fastest.
     """
     grid = encoded.grid
-    joined = torch.cat([encoded.hidden[n].float() for n in layers], dim=-1)[:, grid.extra :].contiguous()
-    mask = None if encoded.mask is None else encoded.mask[:, grid.extra :]
+    own = grid.freq * grid.time  # prompts may come in later, so that layers differ in what stands in front
+    joined = torch.cat([encoded.hidden[n][:, -own:].float() for n in layers], dim=-1)
+    mask = None if encoded.mask is None else encoded.mask[:, -own:]
     time, freq = joined.shape[1] // grid.freq, grid.freq
     batch, freq_first = len(joined), grid.order == "freq"
     shape = (batch, freq, time) if freq_first else (batch, time, freq)
@@ -217,6 +218,7 @@ class FeatureStore:
 
     @torch.no_grad()
     def _encode(self, clips: Sequence[Clip], waves: Tensor) -> dict[Clip, Tensor | AudioError]:
+        self.encoder.eval()
         try:
             encoded = self.encoder(waves.to(_device(self.encoder)), layers=self.layers)
         except AudioError as err:

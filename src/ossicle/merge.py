@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from ossicle import zoo
 from ossicle.adapters import store
 from ossicle.backbones.text import alike, read_lora, write_lora
-from ossicle.build import RECIPE
-from ossicle.build.caption_llm import ALIKE
+from ossicle.build.caption_llm import ALIKE, RECIPE, CaptionPlan, differing
+from ossicle.config import read as read_recipe
 from ossicle.errors import AdapterError, CheckpointError, UnknownNameError, UsageError
 
 WAYS = ("cat", "linear", "ties", "dare_linear", "dare_ties", "magnitude_prune", "svd")
@@ -89,8 +88,9 @@ def _shares(folders: Sequence[str], how: str, weights: Sequence[float] | None, d
 def _check_alike(found: Sequence[Path], manifests: Sequence[dict[str, Any]]) -> None:
     """See that only the LoRAs differ."""
     first = manifests[0]
-    rest = [safetensors.torch.load_file(folder / store.WEIGHTS) for folder in found]
-    for folder, manifest, tensors in zip(found, manifests, rest, strict=True):
+    rest = [_rest(folder) for folder in found]
+    recipes = [read_recipe(folder / RECIPE) for folder in found]
+    for folder, manifest, tensors, recipe in zip(found, manifests, rest, recipes, strict=True):
         if manifest.get("task") != "caption-llm":
             raise AdapterError(f"{folder} holds a {manifest.get('task')} adapter; only captioners have a LoRA to merge")
         models = [m["language model"] for m in (first, manifest)]
@@ -99,6 +99,8 @@ def _check_alike(found: Sequence[Path], manifests: Sequence[dict[str, Any]]) -> 
                 f"{folder} was made for the language model {models[1]['name']}, {found[0]} for {models[0]['name']}; "
                 "LoRAs merge on one model only"
             )
+        if other := differing(recipe, recipes[0]):
+            raise AdapterError(f"{folder} was trained with another {', '.join(other)} than {found[0]}; give alike ones")
         same = tensors.keys() == rest[0].keys() and all(torch.equal(tensors[k], rest[0][k]) for k in tensors)
         if not same or manifest["backbone"]["digest"] != first["backbone"]["digest"]:
             raise AdapterError(
@@ -107,16 +109,21 @@ def _check_alike(found: Sequence[Path], manifests: Sequence[dict[str, Any]]) -> 
             )
 
 
+def _rest(folder: Path) -> dict[str, Tensor]:
+    """Everything that was trained besides the LoRA."""
+    return {k: v for k, v in store.read_weights(folder).items() if not k.startswith(f"{store.LLM}/")}
+
+
 def _check_ranks(found: Sequence[Path], configs: Sequence[Any], how: str) -> None:
-    targets = [set(config.target_modules) for config in configs]
-    for folder, config, own in zip(found, configs, targets, strict=True):
+    targets = [set(lora.target_modules) for lora in configs]
+    for folder, lora, own in zip(found, configs, targets, strict=True):
         if own != targets[0]:
             raise AdapterError(
                 f"{folder} has LoRA on {sorted(own)}, {found[0]} on {sorted(targets[0])}; they do not merge"
             )
-        if how not in ("cat", "svd") and config.r != configs[0].r:
+        if how not in ("cat", "svd") and lora.r != configs[0].r:
             raise AdapterError(
-                f"{folder} has rank {config.r}, {found[0]} rank {configs[0].r}; '{how}' wants equal ranks, use cat"
+                f"{folder} has rank {lora.r}, {found[0]} rank {configs[0].r}; '{how}' wants equal ranks, use cat"
             )
 
 
@@ -203,7 +210,7 @@ def _write(
     found: Sequence[Path],
     manifests: Sequence[dict[str, Any]],
     merged: dict[str, Tensor],
-    config: Any,
+    lora: Any,
     told: dict[str, Any],
 ) -> None:
     """The first folder with the merged LoRA; scores of the parts are not those of the whole."""
@@ -214,11 +221,16 @@ def _write(
         part.mkdir(parents=True)
         for name in (RECIPE, store.WEIGHTS):
             shutil.copy(first / name, part / name)
-        config.base_model_name_or_path = manifest["language model"]["name"]
-        write_lora(part / store.LLM, config, merged)
+        lora.base_model_name_or_path = manifest["language model"]["name"]
+        write_lora(part / store.LLM, lora, merged)
+        language = manifest["language model"]
+        sizes = {"rank": int(lora.r), "alpha": float(lora.lora_alpha), "dropout": 0.0}
+        manifest |= {"language model": language | {"lora": language["lora"] | sizes}}
         manifest |= {"scores": {}, "merged": {**told, "from": [folder.resolve().name for folder in found]}}
         manifest["parameters"] = manifest["parameters"] | {"llm_lora": sum(v.numel() for v in merged.values())}
         store.save_manifest(part, manifest)
+        plan = CaptionPlan.saved(read_recipe(part / RECIPE), part)
+        (part / "README.md").write_text(plan.card(out.resolve().name, manifest), encoding="utf-8")
         part.rename(out)
     except OSError as error:
         raise CheckpointError(f"cannot write {out}: {error}; free some space or choose another folder") from None

@@ -26,8 +26,6 @@ from ossicle.train.evaluate import predict_rows
 PATIENCE = 16
 PROBES_AHEAD = 8
 BATCHES_AHEAD = 2
-# A rest shorter than this says little and is below what some front ends take; it is begun earlier.
-SHORTEST_REST_S = 0.5
 # Front ends' rate, to tell which windows will have equally many samples; what was loaded is checked again.
 RATE_HZ = 16_000
 
@@ -198,10 +196,7 @@ class Predictor:
         spans = [
             (round(start, 3), round(end, 3)) for start, end in audio.windows(duration_s, self.window_s, self.hop_s)
         ]
-        start = spans[-1][0]
-        if start > 0:
-            start = min(start, math.floor((duration_s - min(SHORTEST_REST_S, self.window_s)) * 1000) / 1000)
-        return [*spans[:-1], (start, duration_s)]
+        return audio.rested([*spans[:-1], (spans[-1][0], duration_s)], self.window_s)
 
     def _groups(self, opened: Iterable[tuple[Path, _File]], waiting: deque[_File]) -> Iterator[list[_Window]]:
         """Full batches of equally long windows; smaller ones at the end and where others waited too long."""

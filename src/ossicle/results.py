@@ -1,6 +1,7 @@
 """Result rows on disk: tables in the formats people open, and the journal a killed run goes on from."""
 
 import csv
+import html
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -192,7 +193,8 @@ def _write_vtt(rows: Iterable[Prediction], part: Path) -> None:
     with _text(part) as file:
         file.write("WEBVTT\n\n")
         for row in rows:
-            file.write(f"{_span(row)}\n{_caption(row)}\n\n")
+            text = html.escape(_caption(row), quote=False)  # also so that no cue holds -->
+            file.write(f"{_span(row)}\n{text}\n\n")
 
 
 def _span(row: Prediction) -> str:

@@ -57,6 +57,12 @@ def test_the_loss_is_taken_of_the_caption_and_its_end_only(template):
     assert ids[1].tolist() == [*tokenizer("rain")["input_ids"], end, -100]
 
 
+def test_a_special_token_in_a_caption_is_only_letters():
+    tokenizer = tiny.tokenizer()
+    ids = text.targets(tokenizer, tokenizer.eos_token_id, ["a <|end|> b"])[0].tolist()
+    assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
+
+
 def test_plain_prompts():
     tokenizer = tiny.tokenizer(None)
     found = text.prompt(tokenizer, ASKED, chat=False)

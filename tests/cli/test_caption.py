@@ -21,7 +21,7 @@ QUICK = [
 def tiny_models(monkeypatch, tmp_path):
     monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("whisper"))
-    monkeypatch.setattr("ossicle.build.caption_llm.language_model", lambda name, bits=0: tiny.language())
+    monkeypatch.setattr("ossicle.build.caption_llm.language_model", lambda name, **options: tiny.language())
     before = torch.get_float32_matmul_precision()
     yield
     torch.set_float32_matmul_precision(before)

@@ -162,6 +162,15 @@ def test_sequences_run_in_time_and_are_squeezed_in_time(kind):
     torch.testing.assert_close(squeezed[:, -grid.freq :], last)
 
 
+def test_prompts_between_the_joined_layers_are_left_out():
+    encoder = tiny.encoder("whisper")
+    adapters.inject(encoder, adapters.parse("prompts(tokens=4,deep=true)"))
+    encoded = encoder(tiny.waves(2, 0.8), layers=(0, 3))
+    whole, _ = sequence(encoded, (0, 3))
+    assert whole.shape == (2, encoded.grid.time, 2 * encoder.dim)
+    assert torch.equal(whole[..., : encoder.dim], encoded.hidden[0])
+
+
 # --- wrong inputs ----------------------------------------------------------------------------------------------------
 
 

@@ -91,6 +91,8 @@ def test_consensus_prefers_what_most_say(monkeypatch):
 
 
 def test_what_cannot_be(language, prefix):
+    with pytest.raises(UsageError, match="5 places of prompt and 600 of caption are more than the 512 of tiny-llama"):
+        decode.write(language, prefix, end(language), replace(SHORT, max_tokens=600))
     with pytest.raises(UsageError, match="greedy decoding writes 1 caption but 3 were asked for"):
         decode.write(language, prefix, end(language), replace(SHORT, method="greedy", candidates=3))
     with pytest.raises(UsageError, match=r"transformers .* has no contrastive search of its own; use beam"):

@@ -9,7 +9,7 @@ from tests import tiny
 from ossicle.contracts import Clip
 from ossicle.tasks.caption_llm import Captioner
 from ossicle.tasks.mapper import Mapper
-from ossicle.tasks.naming import Naming, Words, recall
+from ossicle.tasks.naming import Naming, Words
 from ossicle.train.loop import fit
 from ossicle.train.optim import Settings
 
@@ -31,6 +31,15 @@ def task() -> Captioner:
     torch.manual_seed(0)
     mapper = Mapper(encoder.dim, language.width, pooling="stride", tokens=2, length=language.length())
     return Captioner(encoder, language, mapper)
+
+
+def recall(naming: Naming, clips: list[Clip]) -> float:
+    """Share of the words of clips that are among as many likeliest ones as they have."""
+    made = naming.collate(clips, None)
+    with torch.no_grad():
+        logits = naming.words(naming.task.mapper(*naming.task.heard(made)))
+    pairs = [(wanted, row.topk(int(wanted.sum())).indices) for row, wanted in zip(logits, made.targets, strict=True)]
+    return float(sum(wanted[best].sum() for wanted, best in pairs) / sum(wanted.sum() for wanted, _ in pairs))
 
 
 def test_words_are_those_that_tell_clips_apart(task, clips):

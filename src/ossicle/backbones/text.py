@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ossicle.backbones import weights
+from ossicle.devices import Precision, resolve
 from ossicle.errors import AdapterError, CheckpointError, UsageError, WeightsError
 from ossicle.files import write_atomic
 
@@ -23,6 +24,8 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
 SAMPLED = 256
+# Some templates write today's date, with which a captioner would read another prompt every day.
+FIXED = {"date_string": "26 Jul 2024"}
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
@@ -64,6 +67,8 @@ class LanguageModel(nn.Module):
         self.tokenizer, self.name, self.digest = tokenizer, name, digest
         self.wrapped: list[Any] = []  # peft's model around `causal`, kept out of the module tree
         head = model.get_output_embeddings()
+        if head is None:
+            raise WeightsError(f"{name} has no output embeddings, so it cannot write; give a causal language model")
         head.register_forward_pre_hook(lambda module, given: (given[0].contiguous(),))  # a slice takes twice as long
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -88,12 +93,13 @@ class LanguageModel(nn.Module):
         return [round(float(value), 5) for value in flat[places.to(flat.device)]]
 
     def length(self) -> float:
-        """Root mean square of its embeddings."""
-        return float(self.causal.get_input_embeddings().weight.detach().float().square().mean().sqrt())
+        """Root mean square of its embeddings, as the first block gets them."""
+        ids = torch.linspace(0, self.sizes()[0] - 1, SAMPLED, dtype=torch.float64).long()
+        return float(self.embed(ids).detach().float().square().mean().sqrt())
 
     def base_parameters(self) -> int:
         """Of the frozen model."""
-        return sum(p.numel() for path, p in self.causal.named_parameters() if "lora_" not in path)
+        return int(self.causal.num_parameters()) - sum(value.numel() for value in self.saved().values())
 
     @property
     def width(self) -> int:
@@ -102,7 +108,8 @@ class LanguageModel(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """(…) token ids to (…, width)."""
-        rows: Tensor = self.causal.get_input_embeddings()(ids)
+        table = self.causal.get_input_embeddings()
+        rows: Tensor = table(ids.to(table.weight.device))
         return rows
 
     def logits(self, embedded: Tensor, mask: Tensor, keep: int) -> Tensor:
@@ -128,6 +135,7 @@ class LanguageModel(nn.Module):
             AdapterError: if a target is not in this model.
         """
         import peft
+        from transformers.pytorch_utils import Conv1D
 
         config = peft.LoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets),
@@ -136,7 +144,8 @@ class LanguageModel(nn.Module):
         try:
             self._wrap(config)
         except ValueError as error:
-            linear = {path.rpartition(".")[2] for path, m in self.causal.named_modules() if isinstance(m, nn.Linear)}
+            maps = (nn.Linear, Conv1D)
+            linear = {path.rpartition(".")[2] for path, m in self.causal.named_modules() if isinstance(m, maps)}
             raise AdapterError(
                 f"LoRA targets {', '.join(lora.targets)} do not fit {self.name} ({_line(error)}); "
                 f"it has {', '.join(sorted(linear))}"
@@ -167,7 +176,9 @@ class LanguageModel(nn.Module):
 
         config.base_model_name_or_path = None  # known by our own name below
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that will go
+            warnings.simplefilter(
+                "ignore"
+            )  # peft asks transformers by a name that will go, and says how GPT-2 is laid out
             self.wrapped = [peft.get_peft_model(self.causal, config)]
         config.base_model_name_or_path = self.name
         self.eval()
@@ -237,12 +248,13 @@ def write_lora(folder: Path, config: Any, tensors: dict[str, Tensor]) -> None:
     write_atomic(folder / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def language_model(name: str, *, bits: int = 0) -> LanguageModel:
+def language_model(name: str, *, bits: int = 0, precision: Precision = "auto") -> LanguageModel:
     """Load a language model.
 
     Args:
         name: a language model of `ossicle models`, a folder in transformers' format, or a repository on the hub.
         bits: 4 or 8 loads it quantised, which needs a GPU and bitsandbytes; 0 does not.
+        precision: of the frozen weights; bfloat16 is taken on a GPU only.
 
     Raises:
         UnknownNameError: for a name that is none of these.
@@ -252,16 +264,18 @@ def language_model(name: str, *, bits: int = 0) -> LanguageModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
     logging.disable_progress_bar()
-    options: dict[str, Any] = {"quantization_config": _quantised(bits), "device_map": "auto"} if bits else {}
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    options: dict[str, Any] = {"quantization_config": _quantised(bits), "device_map": {"": 0}} if bits else {}
+    half = torch.cuda.is_available() and resolve(precision) == "bfloat16"
+    dtype = torch.bfloat16 if half else torch.float32
     folder = _folder(name)
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{name} is no causal language model that transformers can load: {_line(error)}") from None
     shown = name if name in weights.SOURCES or (REPO.fullmatch(name) and not Path(name).exists()) else folder.name
-    return LanguageModel(model, tokenizer, shown, weights.digest(folder))
+    commit = folder.name if shown == name and name not in weights.SOURCES else ""  # hashing 16 GB takes a minute
+    return LanguageModel(model, tokenizer, shown, commit or weights.digest(folder))
 
 
 def _folder(name: str) -> Path:
@@ -271,7 +285,11 @@ def _folder(name: str) -> Path:
 
     try:
         local = not weights.hub_reachable()
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=local))
+        told: dict[str, Any] = {"ignore_patterns": ["consolidated*"], "local_files_only": local}
+        folder = Path(snapshot_download(name, allow_patterns=HUB_FILES, **told))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, "pytorch_model*.bin"], **told))
+        return folder
     except Exception as error:  # each version of the hub library raises its own
         raise WeightsError(f"there is no folder {name}, and the hub did not give it: {_line(error)}") from None
 
@@ -331,10 +349,10 @@ def prompt(tokenizer: Any, text: str, *, chat: bool) -> Prompt:
     if not chat:
         return _plain(tokenizer, text)
     turn = [{"role": "user", "content": text}]
-    given = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    given = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, **FIXED)
     before, _, after = given.rpartition(PLACEHOLDER)
     said = [*turn, {"role": "assistant", "content": PLACEHOLDER}]
-    rest = tokenizer.apply_chat_template(said, tokenize=False).rpartition(PLACEHOLDER)[2]
+    rest = tokenizer.apply_chat_template(said, tokenize=False, **FIXED).rpartition(PLACEHOLDER)[2]
     ids = _ids(tokenizer, rest)
     end = ids[0] if ids and ids[0] in tokenizer.all_special_ids else tokenizer.eos_token_id
     return Prompt(_ids(tokenizer, before.rstrip(" ")), _ids(tokenizer, after), _end(end))
@@ -352,6 +370,11 @@ def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def _said(tokenizer: Any, text: str) -> tuple[int, ...]:
+    """Ids of what a person wrote: a special token in it is only letters."""
+    return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
 def _end(token: int | None) -> int:
     if token is None:
         raise UsageError("this language model has no end token; give one whose tokenizer has an eos_token")
@@ -360,6 +383,6 @@ def _end(token: int | None) -> int:
 
 def targets(tokenizer: Any, end: int, captions: Sequence[str]) -> Tensor:
     """(batch, longest) ids of each caption and the end token, -100 after them: what the loss is taken of."""
-    rows = [[*_ids(tokenizer, text), end] for text in captions]
+    rows = [[*_said(tokenizer, text), end] for text in captions]
     longest = max(map(len, rows))
     return torch.tensor([row + [-100] * (longest - len(row)) for row in rows])

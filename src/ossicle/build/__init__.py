@@ -16,7 +16,7 @@ import numpy as np
 from ossicle import adapters, backbones, config, devices, plots, zoo
 from ossicle.adapters import store
 from ossicle.build.backbone import signature
-from ossicle.build.caption_llm import CaptionPlan
+from ossicle.build.caption_llm import RECIPE, CaptionPlan
 from ossicle.build.classify import LABELS, ClassifyPlan
 from ossicle.build.plan import Plan
 from ossicle.config import Recipe
@@ -32,7 +32,6 @@ from ossicle.train.loop import METRICS, fit
 
 __all__ = ["JUDGED", "LABELS", "RECIPE", "Loaded", "load", "train"]
 
-RECIPE = "recipe.toml"
 JUDGED = "judged_{}.jsonl"
 CARD = "README.md"
 PLANS: dict[str, type[Plan]] = {"classify": ClassifyPlan, "caption-llm": CaptionPlan}
@@ -88,15 +87,12 @@ def train(
     go_on = resume and _begun(out, plan)
     task = plan.task(for_training=True)
     manifest = _manifest(plan, task, parts)
-    if go_on:
-        store.restore(task.parts(), checkpoint.load(out)["tensors"])
-    else:
-        plan.begin(task, init)
+    manifest |= _begin(plan, task, out, init, resume)
     if plan.caches(task):  # what is cached is whole windows, not random crops
         window_s = recipe.task.window_s
         parts = replace(parts, train=[w for c in bound(parts.train, window_s) for w in cut(c, window_s)])
     _save_texts(out, plan, manifest)
-    if not go_on:
+    if not go_on and init is None:
         plan.start(task, parts.train, out)
     history = fit(
         task, parts.train, parts.val, recipe.train, out,
@@ -117,8 +113,12 @@ def _finish(plan: Plan, task: Any, parts: Split, manifest: dict[str, Any], out: 
     return manifest
 
 
-def load(where: str) -> Loaded:
+def load(where: str, changes: Sequence[str] = ()) -> Loaded:
     """An adapter folder, or the name of one that ships, as a task that predicts.
+
+    Args:
+        where: the folder, its name, or a repository on the hub.
+        changes: "task.llm=FOLDER" texts that win over its recipe.
 
     Raises:
         CheckpointError: if it is not an adapter folder or is broken.
@@ -129,7 +129,7 @@ def load(where: str) -> Loaded:
     manifest = store.read_manifest(folder)
     _check_whole(folder, manifest)
     try:
-        recipe = config.read(folder / RECIPE)
+        recipe = config.read(folder / RECIPE, changes)
         plan = PLANS[recipe.task.kind].saved(recipe, folder)
         known = [float(spread) for spread in manifest["backbone"]["signature"]]
         trained_on = str(manifest["backbone"]["digest"])
@@ -148,7 +148,7 @@ def load(where: str) -> Loaded:
     store.restore(task.parts(), tensors)
     for module in task.parts().values():
         module.eval().requires_grad_(False)
-        module.to(devices.device())
+    _to_device(task)
     return Loaded(task, recipe, manifest, folder.name)
 
 
@@ -188,6 +188,33 @@ def _begun(out: Path, plan: Plan) -> bool:
                 f"{out} was begun with other {Path(name).stem} than those here; give the data it began with"
             )
     return begun
+
+
+def _to_device(task: Any) -> None:
+    for module in task.parts().values():
+        module.to(devices.device())
+
+
+def _begin(plan: Plan, task: Any, out: Path, init: Path | None, resume: bool) -> dict[str, Any]:
+    """Put the weights a training begins or goes on with on the device; what the manifest says of where they are from.
+
+    Raises:
+        UsageError: if a run that is to go on began with a folder that is not given again.
+    """
+    _to_device(task)
+    earlier = store.read_manifest(out).get("begun with") if resume else None
+    if resume and (out / LAST).is_file():
+        store.restore(task.parts(), checkpoint.load(out)["tensors"])
+        return {"begun with": earlier} if earlier else {}
+    if init is not None:
+        plan.begin(task, init)
+        file = init / store.WEIGHTS
+        digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+        return {"begun with": {"name": init.resolve().name, "digest": digest}}
+    if earlier:
+        raise UsageError(f"{out} was begun with the weights of {earlier['name']}; give it by --init-from again")
+    plan.begin(task, None)
+    return {}
 
 
 def _manifest(plan: Plan, task: Any, parts: Split) -> dict[str, Any]:

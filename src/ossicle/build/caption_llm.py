@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ossicle import adapters
+from ossicle import adapters, config, devices
 from ossicle.adapters import store
 from ossicle.backbones.text import CONFIG, alike, language_model
 from ossicle.build import backbone
@@ -20,17 +20,29 @@ from ossicle.errors import AdapterError, UsageError
 from ossicle.features import SEQUENCE, FeatureStore
 from ossicle.layers import Standardize
 from ossicle.partition import Split
-from ossicle.tasks.caption_llm import Captioner, check_captions
+from ossicle.tasks.caption_llm import Captioner, check_captions, check_metrics
 from ossicle.tasks.listen import SoundAugment
 from ossicle.tasks.mapper import Mapper
 from ossicle.tasks.naming import Naming
+from ossicle.train.evaluate import bound, cut
 from ossicle.train.loop import fit
 
+RECIPE = "recipe.toml"
 WAVE_CACHE = 2 * 1024**3
 NAMING_LR = 1e-3
-STANDARD_CLIPS = 256
+# How a language model is given what is heard; a LoRA fits one way only.
+READ = (
+    *("prompt", "prompt_form", "layers", "squeeze", "activation", "mapper_norm", "soft_length"),
+    *("pooling", "soft_tokens"),
+)
+STANDARD_CLIPS, STANDARD_TOKENS = 256, 128
 # Copies of one language model in different precisions are more alike than this, different models less.
 ALIKE = 0.9
+
+
+def differing(one: Recipe, other: Recipe) -> list[str]:
+    """What two captioners' mappers or prompts differ in that their tensors do not tell."""
+    return [key for key in READ if getattr(one.caption, key) != getattr(other.caption, key)]
 
 
 class CaptionPlan:
@@ -48,6 +60,8 @@ class CaptionPlan:
     def learn(cls, recipe: Recipe, parts: Split) -> "CaptionPlan":
         """Sees that all clips have captions."""
         check_captions([*parts.train, *parts.val, *parts.test], recipe.caption.language)
+        if parts.val or parts.test:
+            check_metrics(recipe.caption.metrics, recipe.caption.best_by)
         return cls(recipe)
 
     @classmethod
@@ -69,7 +83,7 @@ class CaptionPlan:
         """
         recipe, task = self.recipe, self.recipe.caption
         encoder = backbone.adapted(recipe)
-        language = language_model(task.llm, bits=task.llm_bits)
+        language = language_model(task.llm, bits=task.llm_bits, precision=recipe.train.precision)
         torch.manual_seed(recipe.train.seed)
         layers = tuple(task.layers) or (encoder.depth,)
         mapper = Mapper(
@@ -108,6 +122,8 @@ class CaptionPlan:
         if manifest.get("task") != task.kind:
             raise UsageError(f"{folder} holds a {manifest.get('task')} adapter; --init-from wants a {task.kind} one")
         self.check(task, manifest)
+        if other := differing(self.recipe, config.read(folder / RECIPE)):
+            raise UsageError(f"{folder} was trained with another {', '.join(other)}; give its recipe by --recipe")
         tensors = store.read_weights(folder)
         wanted = ("backbone", "mapper") if alone else tuple(task.parts())
         store.restore({name: part for name, part in task.parts().items() if name in wanted}, tensors)
@@ -129,7 +145,7 @@ class CaptionPlan:
         """The encoder's tokens on disk where neither it nor the sound changes in training."""
         table = self.recipe.caption
         trains = any(p.requires_grad for p in adapters.trainable(task.encoder, "default").values())
-        if not trains and table.augment == SoundAugment():
+        if table.cache and not trains and table.augment == SoundAugment():
             task.store = FeatureStore(
                 task.encoder, task.layers, SEQUENCE, shortest_s=table.shortest_s, squeeze=task.squeeze
             )
@@ -140,13 +156,15 @@ class CaptionPlan:
         epochs = self.recipe.caption.name_first
         if not any(p.requires_grad for p in task.mapper.parameters()):
             return
+        window_s = self.recipe.caption.window_s
+        clips = [w for c in bound(clips, window_s) for w in cut(c, window_s)]
         if isinstance(task.mapper.norm, Standardize):
             task.mapper.norm.fit(_heard(task, clips[:: max(1, len(clips) // STANDARD_CLIPS)]))
         if not epochs:
             return
         settings = replace(self.recipe.train, epochs=epochs, lr=NAMING_LR, head_lr=0.0, accumulate=1, keep="last")
         with tempfile.TemporaryDirectory(dir=out) as scratch:
-            fit(Naming(task, clips), clips, [], settings, Path(scratch), quiet=True)
+            fit(Naming(task, clips), clips, [], settings, Path(scratch), window_s=window_s, quiet=True)
         task.mapper.requires_grad_(True)
 
     def facts(self, task: Captioner) -> dict[str, Any]:
@@ -191,9 +209,10 @@ class CaptionPlan:
 
 @torch.no_grad()
 def _heard(task: Captioner, clips: Sequence[Clip]) -> Tensor:
-    """(rows, width) real tokens of clips as the mapper gets them."""
+    """(rows, width) some of the real tokens of clips, as the mapper gets them."""
     rows = []
     for first in range(0, len(clips), 16):
-        tokens, mask = task.heard(task.collate(clips[first : first + 16], None))
-        rows.append(tokens.flatten(0, 1) if mask is None else tokens[mask])
+        tokens, mask = task.heard(task.collate(clips[first : first + 16], None).to(devices.device()))
+        real = tokens.flatten(0, 1) if mask is None else tokens[mask]
+        rows.append(real[:: max(1, len(real) // (16 * STANDARD_TOKENS))].cpu())
     return torch.cat(rows)

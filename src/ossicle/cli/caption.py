@@ -33,12 +33,15 @@ def caption(
         list[str] | None,
         typer.Option("--decode", help="One setting, such as method=nucleus or candidates=5; may be repeated."),
     ] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting of its recipe, such as task.llm=FOLDER.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Windows at a time.")] = 16,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
     """Caption sounds; one caption per window. With --out a stopped run goes on with the same command."""
-    loaded = build.load(adapter)
+    loaded = build.load(adapter, change or [])
     if loaded.recipe.task.kind != "caption-llm":
         raise UsageError(f"{adapter} holds a {loaded.recipe.task.kind} adapter; use `ossicle predict`")
     how = _decoding(loaded, decoding or [])

@@ -24,12 +24,15 @@ def evaluate(
         list[str] | None, typer.Option(help="Of a captioner: these metrics instead of its recipe's; may be repeated.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the rows: .csv, .jsonl or .parquet.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting of its recipe, such as task.decoding.method=beam.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Clips at a time.")] = 16,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Score a trained adapter on labelled sounds."""
-    loaded = build.load(adapter)
+    loaded = build.load(adapter, change or [])
     if metrics:
         if loaded.recipe.task.kind != "caption-llm":
             raise UsageError("--metrics chooses caption metrics, but this is no captioner; leave it out")

@@ -15,7 +15,7 @@ from ossicle.backbones.encoder import Encoder
 from ossicle.backbones.text import LanguageModel
 from ossicle.contracts import Batch, Clip, Encoded, Prediction
 from ossicle.data.clips import stack
-from ossicle.errors import DataError, UsageError
+from ossicle.errors import DataError, UnknownNameError, UsageError
 from ossicle.features import FeatureStore
 from ossicle.metrics.caption import score as metrics
 from ossicle.tasks import decode
@@ -184,6 +184,20 @@ def _pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     tokens = torch.stack([F.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
     mask = torch.stack([torch.arange(longest) < len(row) for row in rows])
     return tokens, None if mask.all() else mask
+
+
+def check_metrics(names: Sequence[str], best_by: str) -> None:
+    """See before any training that the metrics are there and give the score that chooses the best epoch.
+
+    Raises:
+        UnknownNameError: for another metric, or a score that none of them gives.
+        UsageError: if a metric cannot run here.
+    """
+    found = metrics.score({"0": "a dog barks"}, {"0": ["a dog barks", "a barking dog"]}, list(names))
+    if found.absent:
+        raise UsageError("; ".join(f"task.metrics has {name}, but {why}" for name, why in found.absent.items()))
+    if best_by not in found.corpus:
+        raise UnknownNameError(f"task.best_by for metrics {', '.join(names)}", best_by, found.corpus)
 
 
 def check_captions(clips: Sequence[Clip], language: str) -> None:

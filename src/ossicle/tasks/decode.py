@@ -63,6 +63,8 @@ def _greedy(how: Decoding) -> dict[str, Any]:
 
 def _beam(how: Decoding) -> dict[str, Any]:
     beams = max(how.beams, how.candidates)
+    if beams == 1:
+        return _greedy(how)
     return {"do_sample": False, "num_beams": beams, "length_penalty": how.length_penalty, "early_stopping": True}
 
 
@@ -124,6 +126,12 @@ def write(language: LanguageModel, prefix: Tensor, end: int, how: Decoding) -> l
     """
     if how.method not in METHODS:
         raise UnknownNameError("decoding", how.method, METHODS)
+    longest = getattr(language.causal.config.get_text_config(), "max_position_embeddings", None)
+    if longest and prefix.shape[1] + how.max_tokens > longest:
+        raise UsageError(
+            f"{prefix.shape[1]} places of prompt and {how.max_tokens} of caption are more than the {longest} of "
+            f"{language.name}; lower task.decoding.max_tokens"
+        )
     step = 1 if how.method == "nucleus" else len(prefix)  # alone, so that neighbours never change what is drawn
     found: list[list[Written]] = []
     for first in range(0, len(prefix), step):

@@ -125,7 +125,8 @@ class Mapper(nn.Module):
         """(batch, n, inputs) and where they are real to (batch, soft tokens, width)."""
         mapped = self.second(self.dropout(ACTIVATIONS[self.activation](self.first(self.norm(x)))))
         real = torch.ones(x.shape[:2], device=x.device) if mask is None else mask
-        pooled: Tensor = self.pool(mapped, real.to(mapped.dtype))
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 cannot count beyond 256
+            pooled: Tensor = self.pool(mapped.float(), real.float())
         if not self.length:
             return pooled
         return pooled * (self.length / pooled.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-6))

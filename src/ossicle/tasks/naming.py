@@ -101,17 +101,3 @@ class Naming:
     def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
         """Words alone are no rows."""
         raise NotImplementedError
-
-
-def recall(naming: Naming, clips: Sequence[Clip], batch: int = 32) -> float:
-    """Share of the words of clips that are among as many likeliest ones as they have."""
-    hits = total = 0
-    for first in range(0, len(clips), batch):
-        made: Any = naming.collate(clips[first : first + batch], None)
-        with torch.no_grad():
-            logits = naming.words(naming.task.mapper(*naming.task.heard(made)))
-        for row, wanted in zip(logits, made.targets, strict=True):
-            count = int(wanted.sum())
-            hits += int(wanted[row.topk(count).indices].sum())
-            total += count
-    return hits / max(1, total)

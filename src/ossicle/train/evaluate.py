@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ossicle.audio import probe, windows
+from ossicle.audio import probe, rested, windows
 from ossicle.contracts import Clip, Prediction, Task
 from ossicle.devices import Precision, autocast
 from ossicle.errors import AudioError, DataError
@@ -29,7 +29,7 @@ def cut(clip: Clip, window_s: float | None) -> list[Clip]:
     """The windows of a clip whose end is known; the clip itself if it is no longer than one."""
     if window_s is None or clip.end is None or clip.end - clip.start <= window_s:
         return [clip]
-    spans = windows(clip.end - clip.start, window_s, window_s)
+    spans = rested(windows(clip.end - clip.start, window_s, window_s), window_s)
     return [replace(clip, start=clip.start + a, end=clip.start + b) for a, b in spans]
 
 

@@ -160,10 +160,10 @@ class _Run:
             line |= {f"val_{k}": v for k, v in scores.items() if isinstance(v, int | float)}
         self.history.append(line)
         value = line.get(f"val_{self.task.best_by}")
-        if value is not None and (self.best is None or value > self.best):
-            self.best = value
-            if self.settings.keep == "best":
-                store.save_weights(self.out, self.task.parts())
+        better = value is not None and (self.best is None or value > self.best)
+        self.best = value if better else self.best
+        if self.settings.keep == "best" and (better or self.best is None):
+            store.save_weights(self.out, self.task.parts())
         self.epoch, self.step, self.unread, self.loss_sum = self.epoch + 1, 0, 0, 0.0
         if self.settings.keep != "best" or not val:
             store.save_weights(self.out, self.task.parts())
