@@ -49,7 +49,7 @@ def captioner(encoder: Encoder, layers: Sequence[int]) -> Captioner:
     """The usual captioner on an encoder, eight soft tokens."""
     language = language_model("smollm2-135m-instruct")
     language.add_lora(Lora())
-    mapper = Mapper(encoder.dim * len(layers), language.width, pooling="stride", tokens=8, length=language.length())
+    mapper = Mapper(encoder.dim * len(layers), language.width, pooling="stride", tokens=8)
     return Captioner(encoder, language, mapper, layers=layers, squeeze=10, chat=False)
 
 

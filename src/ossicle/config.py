@@ -102,7 +102,7 @@ class CaptionTable(Table):
         default="standard", description="of the encoder's tokens, before the mapper"
     )
     mapper_dropout: float = Field(default=0.0, ge=0, lt=1, description="between the mapper's two maps")
-    soft_length: bool = Field(default=True, description="soft tokens as long as the language model's own embeddings")
+    soft_words: bool = Field(default=True, description="soft tokens lie where the embeddings of the captions' words do")
     name_first: int = Field(
         default=0, ge=0, description="epochs the mapper alone first learns to name the captions' words"
     )

@@ -55,6 +55,20 @@ def test_attention_weighs_by_likeness():
     assert made.pool.queries.requires_grad
 
 
+def test_soft_tokens_lie_where_the_words_lie():
+    words = torch.randn(50, 8) * 0.1 + torch.arange(8.0)
+    made = mapper("stride", 3)
+    made.aim(words)
+    soft = made(torch.randn(4, 9, 6))
+    mean = words.mean(0)
+    wanted = (words - mean).square().mean().sqrt().expand(4, 3)
+    torch.testing.assert_close((soft - mean).square().mean(-1).sqrt(), wanted)
+    copy = mapper("stride", 3)
+    copy.load_state_dict(made.state_dict())
+    x = torch.randn(1, 4, 6)
+    torch.testing.assert_close(copy(x), made(x))
+
+
 def test_what_cannot_be():
     with pytest.raises(UsageError, match=r"mean gives 1 soft token but task\.soft_tokens=4"):
         mapper("mean", 4)

@@ -92,11 +92,6 @@ class LanguageModel(nn.Module):
         places = torch.linspace(0, len(flat) - 1, SAMPLED, dtype=torch.float64).long()
         return [round(float(value), 5) for value in flat[places.to(flat.device)]]
 
-    def length(self) -> float:
-        """Root mean square of its embeddings, as the first block gets them."""
-        ids = torch.linspace(0, self.sizes()[0] - 1, SAMPLED, dtype=torch.float64).long()
-        return float(self.embed(ids).detach().float().square().mean().sqrt())
-
     def base_parameters(self) -> int:
         """Of the frozen model."""
         return int(self.causal.num_parameters()) - sum(value.numel() for value in self.saved().values())

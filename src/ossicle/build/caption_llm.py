@@ -23,7 +23,7 @@ from ossicle.partition import Split
 from ossicle.tasks.caption_llm import Captioner, check_captions, check_metrics
 from ossicle.tasks.listen import SoundAugment
 from ossicle.tasks.mapper import Mapper
-from ossicle.tasks.naming import Naming
+from ossicle.tasks.naming import Naming, spoken
 from ossicle.train.evaluate import bound, cut
 from ossicle.train.loop import fit
 
@@ -32,7 +32,7 @@ WAVE_CACHE = 2 * 1024**3
 NAMING_LR = 1e-3
 # How a language model is given what is heard; a LoRA fits one way only.
 READ = (
-    *("prompt", "prompt_form", "layers", "squeeze", "activation", "mapper_norm", "soft_length"),
+    *("prompt", "prompt_form", "layers", "squeeze", "activation", "mapper_norm", "soft_words"),
     *("pooling", "soft_tokens"),
 )
 STANDARD_CLIPS, STANDARD_TOKENS = 256, 128
@@ -90,7 +90,6 @@ class CaptionPlan:
             encoder.dim * len(layers), language.width, hidden=task.hidden, activation=task.activation,
             pooling=task.pooling, tokens=task.soft_tokens, norm=task.mapper_norm,
             dropout=task.mapper_dropout,
-            length=language.length() if task.soft_length else 0.0,
         )  # fmt: skip
         if self.lora is not None:
             language.load_lora(self.lora)
@@ -160,6 +159,8 @@ class CaptionPlan:
         clips = [w for c in bound(clips, window_s) for w in cut(c, window_s)]
         if isinstance(task.mapper.norm, Standardize):
             task.mapper.norm.fit(_heard(task, clips[:: max(1, len(clips) // STANDARD_CLIPS)]))
+        if self.recipe.caption.soft_words:
+            task.mapper.aim(task.language.embed(torch.tensor(sorted(spoken(task, clips)))))
         if not epochs:
             return
         settings = replace(self.recipe.train, epochs=epochs, lr=NAMING_LR, head_lr=0.0, accumulate=1, keep="last")

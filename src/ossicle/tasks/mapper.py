@@ -92,9 +92,10 @@ class Mapper(nn.Module):
         norm: of the encoder's tokens before the maps: none, layer (without parameters) or standard (mean and spread of
             the training clips, see `layers.Standardize`).
         dropout: between the two maps, in training.
-        length: root mean square that each soft token is brought to, that of the language model's own embeddings; 0
-            leaves them as they are.
     """
+
+    centre: Tensor
+    length: Tensor
 
     def __init__(
         self,
@@ -107,7 +108,6 @@ class Mapper(nn.Module):
         tokens: int = 1,
         norm: str = "none",
         dropout: float = 0.0,
-        length: float = 0.0,
     ) -> None:
         super().__init__()
         chosen = (("activation", activation, ACTIVATIONS), ("pooling", pooling, POOLINGS), ("mapper norm", norm, NORMS))
@@ -119,7 +119,18 @@ class Mapper(nn.Module):
         self.first = nn.Linear(inputs, hidden or width)
         self.second = nn.Linear(hidden or width, width)
         self.pool = POOLINGS[pooling](width, tokens)
-        self.activation, self.length = activation, length
+        self.activation = activation
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("length", torch.zeros(()))
+
+    def aim(self, embeddings: Tensor) -> None:
+        """From now on soft tokens lie as far from the mean of (words, width) embeddings as these do.
+
+        Half of a word's embedding may be what all words share; a soft token without it is like no word at all.
+        """
+        mean = embeddings.float().mean(dim=0)
+        self.centre.copy_(mean)
+        self.length.copy_((embeddings.float() - mean).square().mean().sqrt())
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, n, inputs) and where they are real to (batch, soft tokens, width)."""
@@ -129,4 +140,4 @@ class Mapper(nn.Module):
             pooled: Tensor = self.pool(mapped.float(), real.float())
         if not self.length:
             return pooled
-        return pooled * (self.length / pooled.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-6))
+        return self.centre + pooled * (self.length / pooled.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-6))

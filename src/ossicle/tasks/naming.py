@@ -25,21 +25,23 @@ class Words(nn.Module):
     """How much soft tokens are like each of some words.
 
     Args:
-        embeddings: (words, width) of the language model; common directions are taken off.
+        embeddings: (words, width) of the language model.
         shares: (words,) of captions that have each word.
     """
 
+    centre: Tensor
     embeddings: Tensor
 
     def __init__(self, embeddings: Tensor, shares: Tensor) -> None:
         super().__init__()
-        self.register_buffer("embeddings", F.normalize(embeddings - embeddings.mean(dim=0), dim=1), persistent=False)
+        self.register_buffer("centre", embeddings.mean(dim=0), persistent=False)
+        self.register_buffer("embeddings", F.normalize(embeddings - self.centre, dim=1), persistent=False)
         self.bias = nn.Parameter(torch.logit(shares.clamp(1e-4, 0.5)))
         self.sharpness = nn.Parameter(torch.tensor(16.0))
 
     def forward(self, soft: Tensor) -> Tensor:
         """(batch, soft tokens, width) to (batch, words) logits: one of the soft tokens must be like the word."""
-        alike = F.normalize(soft, dim=-1) @ self.embeddings.T
+        alike = F.normalize(soft - self.centre, dim=-1) @ self.embeddings.T
         return (self.sharpness * alike).logsumexp(dim=1) - math.log(soft.shape[1]) + self.bias
 
 
@@ -55,18 +57,12 @@ class Naming:
 
     def __init__(self, task: Captioner, clips: Sequence[Clip]) -> None:
         self.task, self.unreadable = task, task.unreadable
-        found = Counter(token for clip in clips for token in self._ids(clip))
+        found = spoken(task, clips)
         kept = [t for t, n in sorted(found.items()) if RARE <= n <= max(RARE, COMMON * len(clips))]
         self.index = {token: i for i, token in enumerate(kept)}
         shares = torch.tensor([found[token] / len(clips) for token in kept])
         embeddings = task.language.embed(torch.tensor(kept, dtype=torch.long)).detach().float()
         self.words = Words(embeddings, shares)
-
-    def _ids(self, clip: Clip) -> set[int]:
-        """Tokens of all captions of a clip, in lower case and as they are inside a sentence."""
-        tokenizer = self.task.language.tokenizer
-        texts = [f" {caption.strip().lower()}" for caption in clip.captions]
-        return {token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]}
 
     def parts(self) -> dict[str, nn.Module]:
         """The mapper, and what is thrown away after."""
@@ -77,7 +73,7 @@ class Naming:
         batch = self.task.collate(clips, generator)
         targets = torch.zeros(len(batch.clips), len(self.index))
         for row, clip in enumerate(batch.clips):
-            for token in self._ids(clip) & self.index.keys():
+            for token in _ids(self.task, clip) & self.index.keys():
                 targets[row, self.index[token]] = 1
         batch.targets = targets
         return batch
@@ -101,3 +97,15 @@ class Naming:
     def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
         """Words alone are no rows."""
         raise NotImplementedError
+
+
+def spoken(task: Captioner, clips: Sequence[Clip]) -> Counter[int]:
+    """Tokens of captions, and in how many clips' captions each is."""
+    return Counter(token for clip in clips for token in _ids(task, clip))
+
+
+def _ids(task: Captioner, clip: Clip) -> set[int]:
+    """Tokens of all captions of a clip, in lower case and as they are inside a sentence."""
+    texts = [f" {caption.strip().lower()}" for caption in clip.captions]
+    read = task.language.tokenizer
+    return {token for text in texts for token in read(text, add_special_tokens=False)["input_ids"]}
