@@ -53,6 +53,28 @@ def test_greedy_takes_the_likeliest_token_each_time(language, prefix):
         assert [w.text for w in found] == [wanted]
 
 
+@pytest.mark.parametrize("method", ["greedy", "nucleus"])
+def test_what_was_written_is_as_likely_as_the_model_says(language, prefix, method):
+    """From the scores of the writing itself, against the model asked again, token by token."""
+    spied = []
+    generate = language.causal.generate
+
+    def watched(**given):
+        spied.append(generate(**given))
+        return spied[-1]
+
+    language.causal.generate = watched
+    try:
+        found = decode.write(language, prefix, end(language), replace(SHORT, method=method, no_repeat=2))
+    finally:
+        del language.causal.generate
+    rows = [row for made in spied for row in made.sequences]
+    for start, ids, (told, *_) in zip(prefix, rows, found, strict=True):
+        stop = ids.tolist().index(end(language)) + 1 if end(language) in ids else len(ids)
+        wanted = decode.score(language, start[None], ids[None, :stop]).sum().item()
+        assert told.tokens == stop and told.log_prob == pytest.approx(wanted, abs=1e-3)
+
+
 def test_beam_search_finds_no_worse_than_greedy_and_gives_several(language, prefix):
     several = decode.write(language, prefix, end(language), replace(SHORT, beams=6, candidates=4))
     for row in several:

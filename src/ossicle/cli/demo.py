@@ -28,11 +28,9 @@ BATCH = 16
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for report.html; made if absent.")] = Path("demo"),
     adapter: Annotated[str, typer.Option(help="Adapter folder or the name of one that ships.")] = "esc50-whisper-tiny",
-    captioner: Annotated[
-        str, typer.Option(help="Captioner folder or the name of one that ships; '' writes no captions.")
-    ] = "scenes-whisper-tiny",
+    captioner: Annotated[str, typer.Option(help="Captioner folder; none writes no captions.")] = "",
 ) -> None:
-    """Name and caption ten animal recordings and write a page with pictures and players."""
+    """Name ten animal recordings, caption them if asked, and write a page with pictures and players."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as err:
@@ -108,12 +106,14 @@ def described(loaded: build.Loaded, folder: Path) -> Model:
 
 def table(items: Sequence[Item]) -> Table:
     """What was heard, one row per sound."""
-    shown = Table("file", "heard", "second", "time", "right", "caption", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    captions = ["caption"] if any(item.row.caption for item in items) else []
+    heads = ("file", "heard", "second", "third", "time", "right", *captions)
+    shown = Table(*heads, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for item in items:
-        heard = [Text(f"{label.replace('_', ' ')} {share:.0%}") for label, share in report.best(item.row, 2)]
-        cells = heard + [Text("")] * (2 - len(heard))
-        caption = Text(item.row.caption or "")
-        shown.add_row(Text(item.path.name), *cells, f"{item.took_s:.2f} s", Text(said(item)), caption)
+        heard = [Text(f"{label.replace('_', ' ')} {share:.0%}") for label, share in report.best(item.row, 3)]
+        cells = heard + [Text("")] * (3 - len(heard))
+        caption = [Text(item.row.caption or "")] if captions else []
+        shown.add_row(Text(item.path.name), *cells, f"{item.took_s:.2f} s", Text(said(item)), *caption)
     return shown
 
 

@@ -1,7 +1,7 @@
 """How a language model writes: greedy, beam, nucleus; log-probabilities; the best of several by consensus."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -98,8 +98,7 @@ class Written:
 
     Args:
         text: without special tokens.
-        log_prob: natural logarithm of the text's probability as the tokenizer splits it, end token included, whatever
-            the decoding favoured.
+        log_prob: natural logarithm of its probability, end token included, whatever the decoding favoured.
         tokens: that it has, end token included.
     """
 
@@ -135,28 +134,43 @@ def write(language: LanguageModel, prefix: Tensor, end: int, how: Decoding) -> l
     step = 1 if how.method == "nucleus" else len(prefix)  # alone, so that neighbours never change what is drawn
     found: list[list[Written]] = []
     for first in range(0, len(prefix), step):
-        rows = prefix[first : first + step]
-        torch.manual_seed(0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that penalties do not see the prompt, which is meant
-            ids = language.causal.generate(
-                inputs_embeds=rows,
-                attention_mask=torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device),
-                generation_config=_settings(how, end),
-            )
-        texts = [_text(language, row, end) for row in ids]
-        told = [Written(t, p, n) for t, (p, n) in zip(texts, log_probs(language, rows, texts, end), strict=True)]
+        told = _written(language, prefix[first : first + step], end, how)
         found += [told[i : i + how.candidates] for i in range(0, len(told), how.candidates)]
     return [list({w.text: w for w in RERANKS[how.rerank](row)}.values()) for row in found]
+
+
+def _written(language: LanguageModel, rows: Tensor, end: int, how: Decoding) -> list[Written]:
+    """As many captions of each row as are asked for, row by row, as they came."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that penalties do not see the prompt, which is meant
+        made = language.causal.generate(
+            inputs_embeds=rows, attention_mask=torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device),
+            generation_config=_settings(how, end),
+        )  # fmt: skip
+    texts = [_text(language, row, end) for row in made.sequences]
+    known = _known(made.sequences, made.logits, end) if made.logits else log_probs(language, rows, texts, end)
+    return [Written(t, p, n) for t, (p, n) in zip(texts, known, strict=True)]
+
+
+def _known(ids: Tensor, logits: Sequence[Tensor], end: int) -> list[tuple[float, int]]:
+    """Log-probability and number of tokens of each row, from the scores it was written with."""
+    steps = torch.stack(
+        [step.float().log_softmax(dim=-1).gather(1, ids[:, i : i + 1]) for i, step in enumerate(logits)]
+    )
+    over = (ids == end).cumsum(dim=1) - (ids == end).long() > 0  # after the first end token
+    return list(zip((steps[..., 0].T * ~over).sum(dim=1).tolist(), (~over).sum(dim=1).tolist(), strict=True))
 
 
 def _settings(how: Decoding, end: int) -> Any:
     from transformers import GenerationConfig
 
+    method = METHODS[how.method](how)
     return GenerationConfig(
         max_new_tokens=how.max_tokens, min_new_tokens=how.min_tokens, no_repeat_ngram_size=how.no_repeat,
         repetition_penalty=how.repetition_penalty, num_return_sequences=how.candidates,
-        eos_token_id=end, pad_token_id=end, use_cache=True, **METHODS[how.method](how),
+        eos_token_id=end, pad_token_id=end, use_cache=True, return_dict_in_generate=True,
+        output_logits=method.get("num_beams", 1) == 1, **method,  # beams are scored again, they come out of order
     )  # fmt: skip
 
 
