@@ -295,3 +295,10 @@ def test_the_row_of_a_lone_bad_clip_has_its_own_reason(tmp_path, clips):
         errors = [row.error for row in rows if row.path == str(bad.path)]
         assert all("is text" in error and "of this batch" not in error for error in errors)
         assert [row.error is None for row in rows] == [clip is not bad for clip in given]
+
+
+def test_without_the_score_that_chooses_the_last_epoch_is_kept(tmp_path, clips):
+    task = classifier("probe()")
+    task.best_by = "nothing"
+    history = fit(task, clips, clips[:2], replace(QUICK, epochs=2, keep="best"), tmp_path / "out", quiet=True)
+    assert len(history) == 2 and store.read_weights(tmp_path / "out")

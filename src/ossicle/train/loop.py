@@ -162,11 +162,9 @@ class _Run:
         value = line.get(f"val_{self.task.best_by}")
         better = value is not None and (self.best is None or value > self.best)
         self.best = value if better else self.best
-        if self.settings.keep == "best" and (better or self.best is None):
+        if better or self.best is None or self.settings.keep != "best":  # without a score the last epoch is kept
             store.save_weights(self.out, self.task.parts())
         self.epoch, self.step, self.unread, self.loss_sum = self.epoch + 1, 0, 0, 0.0
-        if self.settings.keep != "best" or not val:
-            store.save_weights(self.out, self.task.parts())
         self.save()
 
     def save(self) -> None:
