@@ -6,7 +6,7 @@ Nothing here computes; every layer above imports these words and none adds its o
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -176,12 +176,10 @@ class Backbone(Protocol):
         ...
 
 
-class Task(Protocol):
-    """All the trainer, the store and predict know of a task."""
+class Learner(Protocol):
+    """All the trainer knows of what it trains."""
 
-    kind: str
     best_by: str
-    unreadable: dict[str, str]
 
     def collate(self, clips: Sequence[Clip], generator: torch.Generator | None) -> Batch:
         """Clips to tensors; random augmentation only where a generator is given."""
@@ -190,6 +188,18 @@ class Task(Protocol):
     def loss(self, batch: Batch) -> Tensor:
         """A scalar to minimise."""
         ...
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Prefix in the saved file to module: backbone, head, mapper, projection."""
+        ...
+
+
+@runtime_checkable
+class Task(Learner, Protocol):
+    """What also predicts: all that validation, the store and predict know of it."""
+
+    kind: str
+    unreadable: dict[str, str]
 
     def predict(self, batch: Batch) -> list[Prediction]:
         """One row per clip."""
@@ -201,8 +211,4 @@ class Task(Protocol):
 
     def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
         """Metrics by name; `best_by` names the one that chooses the best checkpoint (higher is better)."""
-        ...
-
-    def parts(self) -> dict[str, nn.Module]:
-        """Prefix in the saved file to module: backbone, head, mapper, projection."""
         ...

@@ -7,13 +7,12 @@ this takes seconds, since the language model does not run.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ossicle.contracts import Batch, Clip, Prediction
+from ossicle.contracts import Batch, Clip
 from ossicle.tasks.caption_llm import Captioner
 
 # A word that is in more captions than this share says nothing of the sound.
@@ -46,17 +45,17 @@ class Words(nn.Module):
 
 
 class Naming:
-    """Binary cross-entropy of the words of a clip's captions; a task for `train.loop.fit` only.
+    """Binary cross-entropy of the words of a clip's captions.
 
     Args:
         task: whose mapper learns; its language model is only asked for embeddings.
         clips: training clips, of whose captions the words are taken.
     """
 
-    kind, best_by = "naming", ""
+    best_by = ""
 
     def __init__(self, task: Captioner, clips: Sequence[Clip]) -> None:
-        self.task, self.unreadable = task, task.unreadable
+        self.task = task
         found = spoken(task, clips)
         kept = [t for t, n in sorted(found.items()) if RARE <= n <= max(RARE, COMMON * len(clips))]
         self.index = {token: i for i, token in enumerate(kept)}
@@ -85,18 +84,6 @@ class Naming:
             heard = self.task.heard(batch)
         logits = self.words(self.task.mapper(*heard))
         return F.binary_cross_entropy_with_logits(logits, batch.targets, reduction="sum") / len(logits)
-
-    def predict(self, batch: Batch) -> list[Prediction]:
-        """Words alone are no rows."""
-        raise NotImplementedError
-
-    def average(self, rows: Sequence[Prediction]) -> Prediction:
-        """Words alone are no rows."""
-        raise NotImplementedError
-
-    def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
-        """Words alone are no rows."""
-        raise NotImplementedError
 
 
 def spoken(task: Captioner, clips: Sequence[Clip]) -> Counter[int]:

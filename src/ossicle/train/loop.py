@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from ossicle.adapters import store
-from ossicle.contracts import Batch, Clip, Task
+from ossicle.contracts import Batch, Clip, Learner, Task
 from ossicle.devices import resolve
 from ossicle.errors import CheckpointError, DataError, Interrupted, UsageError
 from ossicle.files import write_atomic
@@ -35,7 +35,7 @@ class Trainee(nn.Module):
         task: whose loss is the forward.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Learner) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(task.parts())
         self._loss = task.loss
@@ -46,7 +46,7 @@ class Trainee(nn.Module):
 
 
 def fit(
-    task: Task,
+    task: Learner,
     train: Sequence[Clip],
     val: Sequence[Clip],
     settings: Settings,
@@ -59,7 +59,7 @@ def fit(
     """Train a task; `out` gets the weights, `last.ckpt` to go on from, and a line per epoch in metrics.jsonl.
 
     Args:
-        task: what is trained; it ends with the kept weights.
+        task: what is trained; it ends with the kept weights. With validation clips it must be a Task.
         train: training clips.
         val: clips that choose the best epoch; may be empty, then the last epoch is kept.
         settings: how.
@@ -101,7 +101,7 @@ def fit(
 class _Run:
     """The moving state of one training."""
 
-    def __init__(self, task: Task, clips: int, settings: Settings, out: Path) -> None:
+    def __init__(self, task: Learner, clips: int, settings: Settings, out: Path) -> None:
         self.task, self.settings, self.out = task, settings, out
         self.per_epoch = -(-clips // settings.batch)
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -156,6 +156,7 @@ class _Run:
             "seconds": round(seconds, 2),
         }
         if val:
+            assert isinstance(self.task, Task)
             _, scores = evaluate(self.task, val, batch=self.settings.batch, precision=self.precision, window_s=window_s)
             line |= {f"val_{k}": v for k, v in scores.items() if isinstance(v, int | float)}
         self.history.append(line)
@@ -223,7 +224,7 @@ class _Run:
 
 
 def _batches(
-    task: Task, clips: Sequence[Clip], settings: Settings, epoch: int, *, first: int
+    task: Learner, clips: Sequence[Clip], settings: Settings, epoch: int, *, first: int
 ) -> Iterator[Batch | DataError]:
     """The batches of one epoch from step `first`, or why one cannot be read; the next loads while one is trained on."""
     generator = torch.Generator().manual_seed(_seed(settings.seed, epoch, -1))
