@@ -1,15 +1,12 @@
 """`ossicle train caption-llm`, `caption`, `evaluate` and `merge` from the command line, on tiny models."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 from tests import tiny
 
 from ossicle.build import backbone
-from ossicle.cli import main
 
 QUICK = [
     "train.epochs=1", "train.batch=4", "train.precision=float32", "task.lora.rank=2", "data.hold_out=0",
@@ -22,25 +19,6 @@ def tiny_models(monkeypatch, tmp_path):
     monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("whisper"))
     monkeypatch.setattr("ossicle.build.caption_llm.language_model", lambda name, **options: tiny.language())
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
-
-
-@pytest.fixture
-def ossicle(monkeypatch, capfd):
-    """Runs `ossicle ARGS`: exit code, what it printed, what it said on stderr."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", ["ossicle", *map(str, args)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        told = capfd.readouterr()
-        assert "Traceback" not in told.out + told.err
-        return int(caught.value.code or 0), told.out, told.err
-
-    return run
 
 
 @pytest.fixture

@@ -1,21 +1,12 @@
 """`ossicle scenes`."""
 
-import sys
 from pathlib import Path
 
 import pytest
 from tests import tiny
+from tests.cli.conftest import call
 
-from ossicle.cli import main
 from ossicle.data import open_data
-
-
-def call(*args: object) -> int:
-    """Run `ossicle scenes ARGS` here; returns its exit code."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
-        patch.setattr(sys, "argv", ["ossicle", "scenes", *map(str, args)])
-        main()
-    return int(caught.value.code or 0)
 
 
 @pytest.fixture
@@ -29,7 +20,7 @@ def sounds(tmp_path: Path) -> Path:
 
 def test_scenes_from_one_split(sounds: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert call(sounds, "--out", out, "--count", 5, "--split", "train", "--seconds", 6, "--seed", 3) == 0
+    assert call("scenes", sounds, "--out", out, "--count", 5, "--split", "train", "--seconds", 6, "--seed", 3) == 0
     assert f"5 scenes in {out}" in capfd.readouterr().out
     assert [len(clip.captions) for clip in open_data(str(out)).clips] == [5] * 5
     assert '"source": "test/' not in (out / "metadata.jsonl").read_text()
@@ -39,7 +30,7 @@ def test_a_bad_file_is_told_and_the_rest_is_done(
     sounds: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (sounds / "train" / "dog" / "bad.wav").write_text("no sound")
-    assert call(sounds, "--out", tmp_path / "out", "--count", 20, "--seconds", 5) == 1
+    assert call("scenes", sounds, "--out", tmp_path / "out", "--count", 20, "--seconds", 5) == 1
     told = capfd.readouterr()
     assert "1 clip(s) could not be used" in told.err
     assert "bad.wav" in told.err
@@ -58,12 +49,12 @@ def test_a_bad_file_is_told_and_the_rest_is_done(
 def test_mistakes_are_one_line(
     sounds: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], args: tuple[str, ...], message: str
 ) -> None:
-    assert call(sounds, "--out", tmp_path / "out", "--count", 2, *args) == 2
+    assert call("scenes", sounds, "--out", tmp_path / "out", "--count", 2, *args) == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("ossicle: ")]
     assert message in line
 
 
 def test_another_seed_needs_another_folder(sounds: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert call(sounds, "--out", tmp_path / "out", "--count", 1) == 0
-    assert call(sounds, "--out", tmp_path / "out", "--count", 1, "--seed", 1) == 2
+    assert call("scenes", sounds, "--out", tmp_path / "out", "--count", 1) == 0
+    assert call("scenes", sounds, "--out", tmp_path / "out", "--count", 1, "--seed", 1) == 2
     assert "made with another seed" in capfd.readouterr().err

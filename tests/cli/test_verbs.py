@@ -9,69 +9,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 from tests import tiny
+from tests.cli.conftest import Run, call
 
 from ossicle.backbones import weights
-from ossicle.cli import main
 
 TONES = {"low": 300.0, "high": 3000.0}
 PROBE = ("--adapter", "probe()", "--set", "train.epochs=1", "--set", "train.precision=float32")
-
-
-class Run(NamedTuple):
-    """How a verb ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def said(self) -> str:
-        """Our line on stderr; there must be exactly one."""
-        ours = [line for line in self.err.splitlines() if line.startswith("ossicle: ")]
-        assert len(ours) == 1, self.err
-        assert "Traceback" not in self.err and "Traceback" not in self.out
-        return ours[0].removeprefix("ossicle: ")
-
-
-Ossicle = Callable[..., Run]
-
-
-def call(*args: object) -> int:
-    """Run `ossicle ARGS` here; returns its exit code."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
-        patch.setattr(sys, "argv", ["ossicle", *map(str, args)])
-        main()
-    code = caught.value.code
-    assert code is None or isinstance(code, int)
-    return code or 0
-
-
-@pytest.fixture
-def ossicle(capfd) -> Ossicle:
-    """Runs `ossicle ARGS` in this process."""
-
-    def run(*args: object) -> Run:
-        capfd.readouterr()
-        code = call(*args)
-        told = capfd.readouterr()
-        return Run(code, told.out, told.err)
-
-    return run
-
-
-@pytest.fixture(scope="module", autouse=True)
-def precision():
-    """The precision of matrix products that verbs set is put back."""
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture(scope="module")

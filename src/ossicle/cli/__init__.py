@@ -9,6 +9,7 @@ import typer
 from ossicle import __version__
 from ossicle.cli.adapters import adapters
 from ossicle.cli.caption import caption
+from ossicle.cli.data import data
 from ossicle.cli.demo import demo
 from ossicle.cli.doctor import doctor
 from ossicle.cli.evaluate import evaluate
@@ -28,6 +29,7 @@ VERBS: dict[str, Callable[..., Any] | typer.Typer] = {
     "doctor": doctor,
     "models": models,
     "adapters": adapters,
+    "data": data,
     "train": train,
     "evaluate": evaluate,
     "predict": predict,

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ossicle import build, config
 from ossicle.data import Dataset, open_data
-from ossicle.data.manifest import shorten
+from ossicle.data.manifest import SHOWN, shorten
 
 train = typer.Typer(help="Train an adapter.", no_args_is_help=True)
 
@@ -94,7 +94,7 @@ def _train(
     manifest = build.train(chosen, opened(data), out, resume=resume, init=init, quiet=as_json)
     unreadable = manifest["data"]["unreadable"]
     if unreadable:
-        _note(f"{len(unreadable)} file(s) could not be read and were left out: {shorten(unreadable)}")
+        note(f"{len(unreadable)} file(s) could not be read and were left out: {shorten(unreadable)}")
     _tell(manifest, out, as_json)
     raise typer.Exit(1 if unreadable else 0)
 
@@ -119,9 +119,11 @@ def opened(data: str) -> Dataset:
     """The data set, its notices printed to stderr."""
     dataset = open_data(data)
     for notice in dataset.notices:
-        _note(notice)
+        note(notice)
+    if len(dataset.missing) > SHOWN:
+        note(f"`ossicle data {data} --missing FILE` writes all {len(dataset.missing):,} names of what is not there")
     return dataset
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
     Console(stderr=True).print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)

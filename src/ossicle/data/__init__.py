@@ -50,6 +50,11 @@ class Dataset:
     clips: tuple[Clip, ...]
     notices: tuple[str, ...] = ()
 
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Every sound that a table names and that is not there, by its name in the table."""
+        return tuple(name for note in self.notices if isinstance(note, manifest.Missing) for name in note.names)
+
 
 def open_data(text: str) -> Dataset:
     """Open a data set.

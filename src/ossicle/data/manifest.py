@@ -29,7 +29,7 @@ _LICENCE_COLUMNS = ("licence", "license")
 _GROUP_COLUMNS = ("group", "recording", "youtube_id")
 _CAPTION = re.compile(r"captions?_?\d*")
 _AUDIOCAPS_SECONDS = 10
-_SHOWN = 5
+SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,27 @@ class Row:
     cells: dict[str, Any]
 
 
+class Missing(str):
+    """A notice of sound files that are not there.
+
+    Args:
+        text: what to tell.
+        names: all of them; the text has the first few.
+    """
+
+    names: tuple[str, ...]
+
+    def __new__(cls, text: str, names: Sequence[str]) -> "Missing":
+        """The text, with the names as an attribute."""
+        notice = super().__new__(cls, text)
+        notice.names = tuple(names)
+        return notice
+
+
 def shorten(items: Sequence[str]) -> str:
     """Write a list into a message: the first five, then how many more."""
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(items[:SHOWN]) + more
 
 
 def holds(folder: Path) -> str:
@@ -223,7 +240,7 @@ def _missing(name: str, missing: Sequence[str], total: int) -> list[str]:
     text = f"{name}: {len(missing)} of {total} rows name a sound file that is not there: {shorten(missing)}"
     if len(missing) == total:
         raise DataError(f"{text}; put the files beside the table, or write their paths relative to it")
-    return [f"{text}; these rows are left out"]
+    return [Missing(f"{text}; these rows are left out", missing)]
 
 
 def _clip(row: Row, finder: "Finder") -> Clip | None:

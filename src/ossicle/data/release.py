@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ossicle.contracts import Clip
-from ossicle.data.manifest import Row, read_table, shorten
+from ossicle.data.manifest import Missing, Row, read_table, shorten
 from ossicle.errors import DataError
 
 
@@ -59,14 +59,15 @@ class Release:
         if not kept:
             where = f"; the first is wanted at {clips[0].path}" if clips else ""
             raise DataError(f"none of the {len(clips)} clips of {self.title} is there{where}; {self.source}")
-        notices = []
+        notices: list[str] = []
         present = set(kept)
         missing = [clip for clip in clips if clip not in present]
         if missing:
             splits = Counter(clip.split for clip in missing)
             counts = ", ".join(f"{count} of {self.split} {name}" for name, count in sorted(splits.items()))
-            files = shorten([clip.name for clip in missing])
-            notices.append(f"{len(missing)} of {len(clips)} sound files are not there ({counts}): {files}; left out")
+            names = [clip.name for clip in missing]
+            text = f"{len(missing)} of {len(clips)} sound files are not there ({counts}): {shorten(names)}; left out"
+            notices.append(Missing(text, names))
         for name, count in sorted(Counter(clip.split for clip in kept).items()):
             if count != self.counts.get(name, count):
                 notices.append(f"{self.split} {name} has {count:,} clips, the release has {self.counts[name]:,}")
