@@ -126,4 +126,5 @@ def opened(data: str) -> Dataset:
 
 
 def note(text: str) -> None:
+    """Tell something on stderr that is no error."""
     Console(stderr=True).print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
