@@ -7,11 +7,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from ossicle import adapters, backbones, config, devices, plots, zoo
 from ossicle.adapters import store
@@ -93,13 +95,20 @@ def train(
         parts = replace(parts, train=[w for c in bound(parts.train, window_s) for w in cut(c, window_s)])
     _save_texts(out, plan, manifest)
     if not go_on and init is None:
-        plan.start(task, parts.train, out)
+        with _telling(f"listening to {len(parts.train):,} clips before the first epoch", quiet):
+            plan.start(task, parts.train, out)
     history = fit(
         task, parts.train, parts.val, recipe.train, out,
         window_s=recipe.task.window_s, resume=go_on, quiet=quiet,
     )  # fmt: skip
     manifest["epochs"] = len(history)
-    return _finish(plan, task, parts, manifest, out)
+    with _telling(f"scoring {len(parts.val) + len(parts.test):,} clips", quiet):
+        return _finish(plan, task, parts, manifest, out)
+
+
+def _telling(text: str, quiet: bool) -> AbstractContextManager[object]:
+    """Something to look at while there is no progress bar."""
+    return nullcontext() if quiet else Console(stderr=True).status(text)
 
 
 def _finish(plan: Plan, task: Any, parts: Split, manifest: dict[str, Any], out: Path) -> dict[str, Any]:
