@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-MODELS := whisper-tiny.en
+MODELS := whisper-tiny.en smollm2-135m-instruct
 TEST_MODELS := $(MODELS) dinov2-small all-minilm-l6-v2
 
 .PHONY: install demo test check fix docs bench clean

@@ -33,11 +33,16 @@ def esc50(shared: Path) -> Path:
     return shared / "data" / "esc50"
 
 
-@pytest.fixture(scope="session")
-def whisper_weights() -> Path:
-    """The cached weights of whisper-tiny.en, which `make test` pulls first."""
+def pulled(name: str) -> Path:
+    """A folder of the cache that `make test` fills first."""
     from ossicle.backbones.weights import home
 
-    folder = home() / "weights" / "whisper-tiny.en"
-    need((folder / "model.safetensors").is_file(), "whisper-tiny.en in the cache (ossicle models pull whisper-tiny.en)")
+    folder = home() / "weights" / name
+    need(folder.is_dir(), f"{name} in the cache (ossicle models pull {name})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def whisper_weights() -> Path:
+    """The weights of whisper-tiny.en."""
+    return pulled("whisper-tiny.en")

@@ -28,9 +28,11 @@ BATCH = 16
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for report.html; made if absent.")] = Path("demo"),
     adapter: Annotated[str, typer.Option(help="Adapter folder or the name of one that ships.")] = "esc50-whisper-tiny",
-    captioner: Annotated[str, typer.Option(help="Captioner folder; none writes no captions.")] = "",
+    captioner: Annotated[
+        str, typer.Option(help="Captioner folder or the name of one that ships; '' writes no captions.")
+    ] = "scenes-whisper-tiny",
 ) -> None:
-    """Name ten animal recordings, caption them if asked, and write a page with pictures and players."""
+    """Name and caption ten animal recordings, and write a page with pictures and players."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as err:
@@ -55,6 +57,8 @@ def demo(
         )  # fmt: skip
         report.save(page, out / "report.html")
     console.print(table(items))
+    if captioner:
+        console.print(captions(items))
     for item in items:
         if item.row.error is not None:
             console.print(item.row.error, style="red", markup=False, highlight=False, soft_wrap=True)
@@ -106,14 +110,19 @@ def described(loaded: build.Loaded, folder: Path) -> Model:
 
 def table(items: Sequence[Item]) -> Table:
     """What was heard, one row per sound."""
-    captions = ["caption"] if any(item.row.caption for item in items) else []
-    heads = ("file", "heard", "second", "third", "time", "right", *captions)
-    shown = Table(*heads, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = Table("file", "heard", "second", "third", "time", "right", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for item in items:
         heard = [Text(f"{label.replace('_', ' ')} {share:.0%}") for label, share in report.best(item.row, 3)]
         cells = heard + [Text("")] * (3 - len(heard))
-        caption = [Text(item.row.caption or "")] if captions else []
-        shown.add_row(Text(item.path.name), *cells, f"{item.took_s:.2f} s", Text(said(item)), *caption)
+        shown.add_row(Text(item.path.name), *cells, f"{item.took_s:.2f} s", Text(said(item)))
+    return shown
+
+
+def captions(items: Sequence[Item]) -> Table:
+    """What was written of each sound."""
+    shown = Table("file", "caption", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for item in items:
+        shown.add_row(Text(item.path.name), Text(item.row.caption or "could not be read"))
     return shown
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from ossicle import sharing
 from ossicle.errors import CheckpointError
 
-NAMES = ("esc50-whisper-tiny",)
+NAMES = ("esc50-whisper-tiny", "scenes-whisper-tiny")
 
 
 def find(where: str) -> Path:
