@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from ossicle.augment import draw_masks, draw_mixup, gain, mix_rows, mixup, roll_rows, shift, spec_augment
+from ossicle.augment import (
+    draw_masks,
+    draw_mixup,
+    gain,
+    mix_rows,
+    mixup,
+    noise,
+    roll_rows,
+    shift,
+    spec_augment,
+    time_warp,
+)
 from ossicle.errors import UsageError
 
 
@@ -15,6 +26,8 @@ CHANGES = {
     "spec_augment": lambda x, g: spec_augment(x[:, :, None].expand(-1, -1, 8), g, time=20, freq=4),
     "mixup": lambda x, g: mixup(x, torch.eye(len(x)), g, alpha=10.0)[0],
     "gain": lambda x, g: gain(x, g, low_db=-6.0, high_db=6.0),
+    "time_warp": lambda x, g: time_warp(x[:, :, None] * torch.linspace(0, 1, 100)[:, None], g, most=10),
+    "noise": lambda x, g: noise(x[:, :, None], g, height=0.1),
     "shift": lambda x, g: shift(x, g, max_seconds=1.0, rate_hz=50),
 }
 
@@ -53,6 +66,49 @@ def test_spec_augment_fills_only_masked_places():
     assert changed.any()
     assert (out[changed] == -3.0).all()
     assert torch.equal(spec_augment(features, seeded(), time=0, freq=0), features)
+
+
+def test_masks_filled_with_the_rows_own_mean():
+    features = torch.rand(4, 60, 16, generator=seeded()) + torch.arange(4)[:, None, None]
+    out = spec_augment(features, seeded(), time=20, freq=6, fill=None)
+    means = features.mean(dim=(1, 2), keepdim=True).expand_as(out)
+    assert torch.equal(out[out != features], means[out != features])
+
+
+def test_time_warp_moves_one_moment_and_keeps_both_ends():
+    ramp = torch.arange(100.0)[None, :, None].expand(400, -1, 3)
+    warped = time_warp(ramp, seeded(), most=5)
+    assert torch.equal(warped[:, 0], ramp[:, 0])
+    assert torch.allclose(warped[:, -1], ramp[:, -1])
+    assert torch.equal(warped[..., 0], warped[..., 2])
+    steps = warped[:, 1:, 0] - warped[:, :-1, 0]
+    assert (steps >= 0).all()
+    moved = (warped - ramp)[..., 0].abs().amax(1)
+    assert 4.9 < moved.max() < 5.001
+    assert (moved == 0).any()  # a move of none
+    assert torch.equal(time_warp(ramp[:, :10], seeded(), most=5), ramp[:, :10])
+
+
+def test_noise_is_even_and_its_height_is_drawn_for_each_row():
+    added = noise(torch.zeros(200, 50, 20), seeded(), height=0.1)
+    heights = added.amax((1, 2))
+    assert added.min() >= 0 and 0.09 < heights.max() < 0.1 and heights.min() < 0.01
+    assert (added.mean((1, 2)) / heights - 0.5).abs().max() < 0.05
+
+
+def test_a_share_of_the_rows_is_mixed():
+    targets = torch.eye(2000)
+    _, soft = mixup(torch.rand(2000, 3, generator=seeded()), targets, seeded(), alpha=10.0, rows=0.6)
+    mixed = (soft != targets).any(1).float().mean()
+    assert 0.55 < mixed < 0.65
+
+
+def test_frames_are_rolled_like_samples():
+    frames = torch.rand(3, 30, 4, generator=seeded())
+    offsets = torch.tensor([2, 0, -3])
+    rolled = roll_rows(frames, offsets)
+    for row, offset in enumerate(offsets.tolist()):
+        assert torch.equal(rolled[row], frames[row].roll(offset, 0))
 
 
 def test_mixup_keeps_the_sum_of_targets_and_uses_the_same_share_for_both():

@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import ASTFeatureExtractor, WhisperFeatureExtractor
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from ossicle.audio import load
 from ossicle.errors import AudioError, UsageError
-from ossicle.frontends import FRONTENDS, NORMS, KaldiFbank, WhisperLogMel
+from ossicle.frontends import FRONTENDS, NORMS, KaldiFbank, MagnitudeMel, WhisperLogMel
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 ESC50_CLIP = SHARED / "data" / "esc50" / "audio" / "1-19872-B-36.opus"
@@ -72,6 +73,16 @@ def kaldi(window: str):
     return features
 
 
+def transformers_magnitude(clip: torch.Tensor) -> np.ndarray:
+    """EPIC-SOUNDS' recipe in transformers' words; the clip counts as 24 kHz."""
+    bands = mel_filter_bank(1025, 128, 0.0, 12_000.0, 24_000, norm=None, mel_scale="htk")
+    made = spectrogram(
+        clip.numpy().astype(np.float64), window_function(240, "hann", frame_length=240), 240, 120, fft_length=2048,
+        power=1.0, center=True, pad_mode="constant", mel_filters=bands, mel_floor=0.0, dtype=np.float64,
+    )  # fmt: skip
+    return np.log(made.T + 1e-6).astype(np.float32)
+
+
 def plain_kaldi(window: str) -> KaldiFbank:
     return KaldiFbank(window=window, mean=0.0, std=0.5)
 
@@ -82,9 +93,11 @@ PEERS = {
     "ast_hf": (FRONTENDS["ast_hf"], transformers_ast, {"sine": 4.7e-5, "esc50": 1.8e-5}),
     "kaldi hanning": (lambda: plain_kaldi("hanning"), kaldi("hanning"), {"sine": 5.9e-4, "esc50": 1.9e-4}),
     "kaldi povey": (lambda: plain_kaldi("povey"), kaldi("povey"), {"sine": 8.9e-4, "esc50": 3.4e-4}),
+    "epic": (MagnitudeMel, transformers_magnitude, {"sine": 8.6e-6, "esc50": 8.8e-6}),
     "whisper": (WhisperLogMel, transformers_whisper, {"sine": 9.5e-6, "esc50": 2.1e-6}),
     "whisper numpy": (WhisperLogMel, transformers_whisper_numpy, {"sine": 5.9e-6, "esc50": 1.4e-6}),
 }
+SHORT = {"epic": (239, r"239 samples \(0\.0100 s at 24 kHz.*0\.01 s")}
 ROOM = 2.0  # for other processors' float32
 
 
@@ -154,8 +167,9 @@ class TestEveryFrontEnd:
         assert (reduced - expected).abs().max() < 1e-5
 
     def test_a_clip_shorter_than_a_window_is_told_in_seconds(self, name):
-        with pytest.raises(AudioError, match=r"399 samples \(0\.0249 s.*0\.025 s"):
-            FRONTENDS[name]()(torch.zeros(1, 399))
+        one, told = SHORT.get(name, (399, r"399 samples \(0\.0249 s at 16 kHz.*0\.025 s"))
+        with pytest.raises(AudioError, match=told):
+            FRONTENDS[name]()(torch.zeros(1, one))
 
     def test_silence_is_finite(self, name):
         assert FRONTENDS[name]()(torch.zeros(1, 16_000))[0].isfinite().all()
@@ -202,6 +216,16 @@ def test_target_frames_pads_before_normalising_or_cuts(target):
     torch.testing.assert_close(fixed[:, :shared], own[:, :shared], atol=1e-5, rtol=0)
     if target > shared:
         torch.testing.assert_close(fixed[:, shared:], torch.full_like(fixed[:, shared:], -mean / (2 * std)))
+
+
+@pytest.mark.parametrize("target", [50, 400])
+def test_magnitudes_are_cut_or_go_on_with_the_last_frame(target):
+    wave = sine_and_noise()[None, :24_000]
+    own, _ = MagnitudeMel()(wave)
+    fixed, frames = MagnitudeMel(target_frames=target)(wave)
+    assert (own.shape[1], int(frames), fixed.shape) == (201, target, (1, target, 128))
+    assert torch.equal(fixed[:, :201], own[:, :target])
+    assert (fixed[:, 201:] == own[:, -1:]).all()
 
 
 def test_long_clips_are_the_sum_of_their_blocks():

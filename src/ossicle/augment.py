@@ -20,7 +20,7 @@ def spec_augment(
     freq: int,
     time_masks: int = 1,
     freq_masks: int = 1,
-    fill: float = 0.0,
+    fill: float | None = 0.0,
 ) -> Tensor:
     """Blank out random stretches of time and bands of frequency, other ones in each row (SpecAugment, 1904.08779).
 
@@ -31,7 +31,8 @@ def spec_augment(
         freq: a band has a width drawn evenly from [0, freq) mels.
         time_masks: stretches per row.
         freq_masks: bands per row.
-        fill: the value in masked places; 0 is the training data's mean once features are normalised.
+        fill: the value in masked places; 0 is the training data's mean once features are normalised, None is each
+            row's own mean.
 
     Returns:
         (batch, frames, mels), a new tensor.
@@ -44,7 +45,10 @@ def spec_augment(
     batch, frames, mels = features.shape
     in_time = draw_masks(batch, frames, generator, widest=time, masks=time_masks).to(features.device)
     in_freq = draw_masks(batch, mels, generator, widest=freq, masks=freq_masks).to(features.device)
-    return features.masked_fill(in_time[:, :, None] | in_freq[:, None, :], fill)
+    masked = in_time[:, :, None] | in_freq[:, None, :]
+    if fill is None:
+        return torch.where(masked, features.mean(dim=(1, 2), keepdim=True), features)
+    return features.masked_fill(masked, fill)
 
 
 def draw_masks(batch: int, size: int, generator: torch.Generator, *, widest: int, masks: int) -> Tensor:
@@ -65,6 +69,62 @@ def draw_masks(batch: int, size: int, generator: torch.Generator, *, widest: int
     return ((place >= starts) & (place < starts + lengths)).any(1)
 
 
+def time_warp(features: Tensor, generator: torch.Generator, *, most: int) -> Tensor:
+    """Move one moment of each row earlier or later by up to `most` frames and stretch what is before and after it.
+
+    SpecAugment's time warping (1904.08779, section 2), with straight lines between neighbouring frames.
+
+    Args:
+        features: (batch, frames, mels) float.
+        generator: source of the draws.
+        most: furthest move; rows of hardly more than twice as many frames stay as they are.
+
+    Returns:
+        (batch, frames, mels), a new tensor.
+
+    Raises:
+        UsageError: if `most` is negative.
+    """
+    if most < 0:
+        raise UsageError(f"time warp came as {most} frames; wanted a number of 0 or more")
+    batch, frames, _ = features.shape
+    room = frames - 2 * most - 2  # moments that stay inside wherever they go
+    if room < 1:
+        return features.clone()
+    draws = torch.rand(2, batch, 1, generator=generator, device=generator.device).to(features.device)
+    moment = most + 1 + (draws[0] * room).floor().clamp(max=room - 1)
+    target = moment - most + (draws[1] * (2 * most + 1)).floor().clamp(max=2 * most)
+    place = torch.arange(frames, device=features.device)
+    before = place * moment / target
+    after = moment + (place - target) * (frames - 1 - moment) / (frames - 1 - target)
+    source = torch.where(place < target, before, after).clamp(0, frames - 1)
+    low = source.floor()
+    share = (source - low)[:, :, None].to(features.dtype)
+    rows = torch.arange(batch, device=features.device)[:, None]
+    return torch.lerp(features[rows, low.long()], features[rows, source.ceil().long()], share)
+
+
+def noise(features: Tensor, generator: torch.Generator, *, height: float) -> Tensor:
+    """Add even noise from 0 up to a height that is drawn for each row from [0, `height`), as AST's code does with 0.1.
+
+    Args:
+        features: (batch, frames, mels) float.
+        generator: source of the draws.
+        height: largest.
+
+    Returns:
+        (batch, frames, mels), a new tensor.
+
+    Raises:
+        UsageError: if `height` is negative.
+    """
+    if height < 0:
+        raise UsageError(f"noise came as {height}; wanted a number of 0 or more")
+    heights = height * torch.rand(len(features), 1, 1, generator=generator, device=generator.device)
+    added = heights * torch.rand(features.shape, generator=generator, device=generator.device)
+    return features + added.to(features.device, features.dtype)
+
+
 def mixup(
     waves: Tensor,
     targets: Tensor,
@@ -72,6 +132,7 @@ def mixup(
     *,
     alpha: float,
     beta: float | None = None,
+    rows: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Mix each clip with another of the batch, and their labels alike (waveform mixup as AST, 2104.01778).
 
@@ -81,6 +142,7 @@ def mixup(
         generator: source of the draws.
         alpha: first parameter of the Beta distribution of a clip's own share; AST uses 10.
         beta: second parameter; None means the same as `alpha`.
+        rows: share of the clips that are mixed, each by a draw of its own.
 
     Returns:
         (batch, samples) mixed waves and (batch, classes) soft targets.
@@ -94,6 +156,9 @@ def mixup(
             "(batch, samples) and (batch, classes) of floats; make class numbers one-hot first"
         )
     partner, share = draw_mixup(len(waves), generator, alpha=alpha, beta=alpha if beta is None else beta)
+    if rows < 1:
+        alone = torch.rand(len(waves), generator=generator, device=generator.device) >= rows
+        share = share.masked_fill(alone, 1.0)
     return mix_rows(waves, partner, share), mix_rows(targets, partner, share)
 
 
@@ -147,14 +212,16 @@ def gain(waves: Tensor, generator: torch.Generator, *, low_db: float, high_db: f
 def shift(waves: Tensor, generator: torch.Generator, *, max_seconds: float, rate_hz: int) -> Tensor:
     """Roll each clip around its end by a time drawn evenly from [-max_seconds, max_seconds].
 
+    The same moves frames: (batch, frames, mels) at a rate of 1 by up to so many frames.
+
     Args:
-        waves: (batch, samples) float, all of one length.
+        waves: (batch, samples) float, all of one length, or (batch, frames, mels).
         generator: source of the draws.
         max_seconds: furthest shift either way.
         rate_hz: samples per second.
 
     Returns:
-        (batch, samples), a new tensor.
+        A new tensor of the same shape.
 
     Raises:
         UsageError: if `max_seconds` or `rate_hz` is negative.
@@ -167,7 +234,7 @@ def shift(waves: Tensor, generator: torch.Generator, *, max_seconds: float, rate
 
 
 def roll_rows(waves: Tensor, offsets: Tensor) -> Tensor:
-    """Roll each of (batch, samples) rows later by its own (batch,) int64 offset."""
+    """Roll each of (batch, samples, ...) rows later by its own (batch,) int64 offset."""
     samples = waves.shape[1]
     source = torch.arange(samples, device=waves.device) - offsets.to(waves.device)[:, None]
-    return waves.gather(1, source.remainder(samples))
+    return waves[torch.arange(len(waves), device=waves.device)[:, None], source.remainder(samples)]

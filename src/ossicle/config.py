@@ -47,6 +47,7 @@ class BackboneTable(Table):
     weights: str = Field(default="", description="a checkpoint of the user's own; empty takes the published one")
     source: Literal["auto", "hub", "wheel"] = "auto"
     stride: int = Field(default=0, ge=0, description="step between patches; 0 is the published one")
+    frontend: str = Field(default="", description="a front end to listen through instead of the backbone's own")
     frames: int = Field(default=0, ge=0, description="pad or cut every clip to this many frames; 0 keeps its length")
     statistics: str = Field(default="", description="data set whose log-mel mean and deviation normalise; empty: usual")
     positions: Literal["usual", "zero"] = Field(
@@ -65,6 +66,9 @@ class ClassifyTable(Table):
 
     kind: Literal["classify"] = "classify"
     multi_label: bool = False
+    loss: Literal["usual", "binary"] = Field(
+        default="usual", description="binary: a sigmoid for each class although a clip has one label, as AST's code"
+    )
     layers: list[int] = Field(default=[], description="block outputs that are pooled; empty suits the backbone")
     pooling: str = "mean"
     head_norm: Literal["none", "layer", "standard"] = "standard"

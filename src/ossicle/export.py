@@ -19,37 +19,30 @@ from ossicle import features
 from ossicle.build import Loaded
 from ossicle.errors import CheckpointError, UsageError
 from ossicle.files import write_atomic
-from ossicle.frontends import (
-    FBANK_FFT,
-    FLOAT32_EPS,
-    HOP,
-    WINDOW,
-    FrontEnd,
-    KaldiFbank,
-    WhisperLogMel,
-    kaldi_filters,
-    kaldi_window,
-    slaney_filters,
-)
+from ossicle.frontends import FrontEnd, KaldiFbank, MagnitudeMel, WhisperLogMel, kaldi, magnitude, whisper
 from ossicle.tasks.classify import Classifier
 
 OPSET = 18
 TOLERANCE = 1e-4
 
 
-def dft(bins: int, size: int) -> Tensor:
-    """Real and imaginary rows of the discrete Fourier transform of WINDOW samples: (2 * bins, WINDOW) float64."""
-    turns = torch.outer(torch.arange(bins, dtype=torch.float64), torch.arange(WINDOW, dtype=torch.float64)) / size
+def dft(bins: int, size: int, window: int) -> Tensor:
+    """Real and imaginary rows of the discrete Fourier transform of `window` samples: (2 * bins, window) float64."""
+    turns = torch.outer(torch.arange(bins, dtype=torch.float64), torch.arange(window, dtype=torch.float64)) / size
     return torch.cat([(2 * math.pi * turns).cos(), -(2 * math.pi * turns).sin()])
 
 
 def kaldi_kernel(front: KaldiFbank) -> Tensor:
-    """Mean removal, pre-emphasis, window and DFT of one Kaldi frame as one matrix: (2 * bins, WINDOW)."""
-    emphasis = torch.eye(WINDOW, dtype=torch.float64) - 0.97 * torch.diag(
-        torch.ones(WINDOW - 1, dtype=torch.float64), -1
-    )
-    frame = (emphasis - (1 - 0.97) / WINDOW) * (kaldi_window(front.window) * front.scale)[:, None]
-    return dft(FBANK_FFT // 2 + 1, FBANK_FFT) @ frame
+    """Mean removal, pre-emphasis, window and DFT of one Kaldi frame as one matrix: (2 * bins, window)."""
+    size = kaldi.WINDOW
+    emphasis = torch.eye(size, dtype=torch.float64) - 0.97 * torch.diag(torch.ones(size - 1, dtype=torch.float64), -1)
+    frame = (emphasis - (1 - 0.97) / size) * (kaldi.kaldi_window(front.window) * front.scale)[:, None]
+    return dft(kaldi.FBANK_FFT // 2 + 1, kaldi.FBANK_FFT, size) @ frame
+
+
+def hann_kernel(window: int, fft: int) -> Tensor:
+    """Hann window and DFT of one frame as one matrix: (2 * bins, window)."""
+    return dft(fft // 2 + 1, fft, window) * torch.hann_window(window, dtype=torch.float64)
 
 
 class ConvFrontend(nn.Module):
@@ -66,32 +59,41 @@ class ConvFrontend(nn.Module):
         super().__init__()
         self.front = front
         if isinstance(front, KaldiFbank):
-            kernel, filters = kaldi_kernel(front), kaldi_filters(front.mels)
+            kernel, filters, self.hop = kaldi_kernel(front), kaldi.kaldi_filters(front.mels), kaldi.HOP
+        elif isinstance(front, WhisperLogMel):
+            kernel, filters = hann_kernel(kaldi.WINDOW, kaldi.WINDOW), whisper.slaney_filters(front.mels)
+            self.hop = kaldi.HOP
         else:
-            window = torch.hann_window(WINDOW, dtype=torch.float64)
-            kernel, filters = dft(WINDOW // 2 + 1, WINDOW) * window, slaney_filters(front.mels)
+            kernel, filters = hann_kernel(magnitude.WINDOW, magnitude.FFT), magnitude.htk_filters(front.mels)
+            self.hop = magnitude.HOP
         self.register_buffer("kernel", kernel.float()[:, None])
         self.register_buffer("filters", filters.float())
 
     def forward(self, waves: Tensor) -> Tensor:
         """(batch, samples) to (batch, frames, mels)."""
-        if isinstance(self.front, WhisperLogMel):
-            count = waves.shape[-1] // HOP
-            waves = F.pad(waves[:, None], (WINDOW // 2, WINDOW // 2), mode="reflect")[:, 0]
-            logs = self._mels(waves)[:, :count].clamp(min=1e-10).log10()
+        front, half = self.front, self.kernel.shape[-1] // 2
+        if isinstance(front, WhisperLogMel):
+            count = waves.shape[-1] // self.hop
+            waves = F.pad(waves[:, None], (half, half), mode="reflect")[:, 0]
+            logs = (self._energies(waves) @ self.filters)[:, :count].clamp(min=1e-10).log10()
             floor = logs.amax((1, 2), keepdim=True) - 8.0
             return (torch.maximum(logs, floor) + 4.0) / 4.0
-        if self.front.subtract_mean:
+        if isinstance(front, MagnitudeMel):
+            logs = (self._energies(F.pad(waves, (half, half))).sqrt() @ self.filters + magnitude.FLOOR).log()
+            if front.target_frames is not None and front.target_frames > logs.shape[1]:
+                logs = torch.cat([logs, logs[:, -1:].expand(-1, front.target_frames - logs.shape[1], -1)], dim=1)
+            return logs[:, : front.target_frames]
+        if front.subtract_mean:
             waves = waves - waves.mean(-1, keepdim=True)
-        logs = self._mels(waves).clamp(min=FLOAT32_EPS).log()
-        if self.front.target_frames is not None:
-            logs = F.pad(logs, (0, 0, 0, self.front.target_frames - logs.shape[1]))
-        return (logs - self.front.mean) / (2 * self.front.std)
+        logs = (self._energies(waves) @ self.filters).clamp(min=kaldi.FLOAT32_EPS).log()
+        if front.target_frames is not None:
+            logs = F.pad(logs, (0, 0, 0, front.target_frames - logs.shape[1]))
+        return (logs - front.mean) / (2 * front.std)
 
-    def _mels(self, waves: Tensor) -> Tensor:
-        """(batch, samples) to mel energies (batch, frames, mels)."""
-        real, imaginary = F.conv1d(waves[:, None], self.kernel, stride=HOP).chunk(2, dim=1)
-        return (real.square() + imaginary.square()).transpose(1, 2) @ self.filters
+    def _energies(self, waves: Tensor) -> Tensor:
+        """(batch, samples) to energies (batch, frames, bins)."""
+        real, imaginary = F.conv1d(waves[:, None], self.kernel, stride=self.hop).chunk(2, dim=1)
+        return (real.square() + imaginary.square()).transpose(1, 2)
 
 
 class WholeClassifier(nn.Module):
@@ -111,7 +113,7 @@ class WholeClassifier(nn.Module):
         """(batch, samples) to (batch, classes)."""
         encoded = self.encoder.encode(self.front(waves), layers=self.task.layers)
         logits: Tensor = self.head(features.pool(encoded, self.task.layers, self.task.pooling))
-        return logits.sigmoid() if self.task.multi_label else logits.softmax(dim=1)
+        return self.task.probabilities(logits)
 
 
 def to_onnx(loaded: Loaded, path: Path, *, seconds: float) -> float:
@@ -166,7 +168,7 @@ def check(path: Path, task: Classifier, samples: int) -> float:
         with torch.no_grad():
             encoded = task.encoder(waves, layers=task.layers)
             logits = task.head(features.pool(encoded, task.layers, task.pooling))
-            expected = (logits.sigmoid() if task.multi_label else logits.softmax(dim=1)).numpy()
+            expected = task.probabilities(logits).numpy()
         (got,) = session.run(None, {"waves": waves.numpy()})
         worst = max(worst, float(np.abs(got - expected).max()))
     if not worst <= TOLERANCE:

@@ -12,7 +12,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from ossicle import backbones
 from ossicle.backbones import BACKBONES, Encoder, patches, weights, whisper
-from ossicle.errors import AudioError, UnknownNameError, WeightsError
+from ossicle.errors import AudioError, UnknownNameError, UsageError, WeightsError
+from ossicle.frontends import NORMS
 from tests import tiny
 
 State = dict[str, Tensor]
@@ -154,6 +155,32 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="not a vision or spectrogram transformer"):
         backbones.load("dinov2-small", weights_from=str(tmp_path / "other.pth"))
+
+
+def test_options_change_what_is_heard(tmp_path: Path) -> None:
+    _, state = tiny_state(tiny.AST)
+    torch.save(as_timm(state), tmp_path / "ast.pth")
+    file = str(tmp_path / "ast.pth")
+    wave = tiny.waves(1, seconds=1.0)
+    usual = backbones.load("ast-base", weights_from=file)
+    epic = backbones.load("ast-base", weights_from=file, frontend="epic", frames=160)
+    assert (usual.rate_hz, epic.rate_hz) == (16_000, 24_000)
+    assert epic.listen(wave)[0].shape == (1, 160, usual.frontend.mels)
+    assert epic(wave).grid.time != usual(wave).grid.time
+    esc50 = backbones.load("ast-base", weights_from=file, statistics="esc50")
+    mean, std = NORMS["esc50"]
+    torch.testing.assert_close(
+        esc50.listen(wave)[0] * 2 * std + mean,
+        usual.listen(wave)[0] * 2 * NORMS["audioset"][1] + NORMS["audioset"][0],
+        atol=1e-4, rtol=0,
+    )  # fmt: skip
+    assert not backbones.load("ast-base", weights_from=file, zero_positions=True).stem.positions.any()
+    with pytest.raises(UnknownNameError, match="front end 'epik'; did you mean 'epic'"):
+        backbones.load("ast-base", weights_from=file, frontend="epik")
+    with pytest.raises(UsageError, match="whisper gives 80 mel bands but ast-base wants 128"):
+        backbones.load("ast-base", weights_from=file, frontend="whisper")
+    with pytest.raises(UnknownNameError, match="frames or statistics"):
+        backbones.load("ast-base", weights_from=file, frontend="epic", statistics="esc50")
 
 
 def test_unknown_names_offer_the_nearest() -> None:

@@ -69,6 +69,20 @@ def test_multi_label_loss(weights):
     torch.testing.assert_close(task.loss(batch), by_hand.mean())
 
 
+def test_one_label_with_a_sigmoid_for_each_class(tmp_path):
+    task, batch = classifier(binary=True), batch_of()
+    p, y = task.logits(batch).sigmoid(), batch.targets
+    torch.testing.assert_close(task.loss(batch), -(y * p.log() + (1 - y) * (1 - p).log()).mean())
+    given = clips(tmp_path)
+    with torch.no_grad():
+        task.head.linear.weight.zero_()
+        task.head.linear.bias.copy_(torch.tensor([2.0, -1.0, 1.0]))
+    rows = task.predict(task.collate(given, None))
+    assert [row.label for row in rows] == ["cat"] * 3
+    assert rows[0].scores == {"cat": 0.880797, "dog": 0.268941, "owl": 0.731059}
+    assert task.score(given, rows)["accuracy"] == pytest.approx(1 / 3)
+
+
 def test_rows_of_one_label_and_of_several(tmp_path):
     given = clips(tmp_path)
     task = classifier()
@@ -117,7 +131,10 @@ def test_standardised_head():
 
 # --- batches ---------------------------------------------------------------------------------------------------------
 
-CHANGES = Augment(shift_s=0.1, gain_db=6.0, mixup=0.5, time_mask=8, freq_mask=8, drop_tokens=0.3)
+CHANGES = Augment(
+    shift_s=0.1, gain_db=6.0, mixup=0.5, mixup_share=0.5, time_warp=3, time_mask=8, freq_mask=8, freq_masks=2,
+    mask_fill="mean", noise=0.1, roll=4, drop_tokens=0.3,
+)  # fmt: skip
 
 
 def test_a_generator_makes_a_batch_and_its_loss(tmp_path):

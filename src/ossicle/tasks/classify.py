@@ -54,11 +54,13 @@ class Augment(SoundAugment):
 
     Args:
         mixup: alpha of the Beta distribution clips are mixed with; 0 is off.
+        mixup_share: share of the clips that are mixed.
         drop_tokens: share of tokens dropped before the blocks; training gets faster by it.
         token_mixup: alpha of the Beta distribution that cached tokens are mixed with; 0 is off.
     """
 
     mixup: Amount = 0.0
+    mixup_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     drop_tokens: Annotated[float, Field(ge=0, lt=1)] = 0.0
     token_mixup: Amount = 0.0
 
@@ -70,6 +72,7 @@ class Classifier:
         encoder: with its adapter injected, or frozen.
         labels: class names; their order is the order of the outputs.
         multi_label: several labels per clip, each with its own sigmoid.
+        binary: each class with its own sigmoid although a clip has one label, as AST learns Speech Commands.
         layers: whose outputs are pooled and joined; empty is what suits the encoder.
         pooling: see `features.pool`.
         head_norm: see `Head`.
@@ -93,6 +96,7 @@ class Classifier:
         labels: Sequence[str],
         *,
         multi_label: bool = False,
+        binary: bool = False,
         layers: Sequence[int] = (),
         pooling: str = "mean",
         head_norm: str = "none",
@@ -112,6 +116,7 @@ class Classifier:
         self.encoder = encoder
         self.labels = list(labels)
         self.multi_label = multi_label
+        self.binary = binary or multi_label
         self.layers = tuple(layers) or encoder.usual_layers
         wrong = [n for n in self.layers if not 0 <= n <= encoder.depth]
         if wrong:
@@ -155,11 +160,11 @@ class Classifier:
         return batch if generator is None else self._augmented(batch, generator)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy, or binary cross-entropy for several labels; a scalar."""
+        """Cross-entropy, or the mean binary cross-entropy of all classes; a scalar."""
         logits = self.logits(batch).float()
         assert batch.targets is not None
         weight = None if self.class_weights is None else self.class_weights.to(logits.device)
-        if self.multi_label:
+        if self.binary:
             return F.binary_cross_entropy_with_logits(logits, batch.targets, weight=weight)
         return F.cross_entropy(logits, batch.targets, weight=weight, label_smoothing=self.label_smoothing)
 
@@ -178,8 +183,12 @@ class Classifier:
     def predict(self, batch: Batch) -> list[Prediction]:
         """One row per clip with the probability of every class."""
         logits = self.logits(batch).float()
-        probabilities = (logits.sigmoid() if self.multi_label else logits.softmax(dim=1)).cpu().numpy()
+        probabilities = self.probabilities(logits).cpu().numpy()
         return [self.row(clip, p) for clip, p in zip(batch.clips, probabilities, strict=True)]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(batch, classes) of logits; they add up to 1 unless each class has its own sigmoid."""
+        return logits.sigmoid() if self.binary else logits.softmax(dim=1)
 
     def row(self, clip: Clip, probabilities: np.ndarray[Any, Any]) -> Prediction:
         """The result row of (classes,) probabilities."""
@@ -244,5 +253,6 @@ class Classifier:
             lengths = None
         waves = self.augment.waves(waves, generator, rate)
         if self.augment.mixup:
-            waves, targets = augment.mixup(waves, targets, generator, alpha=self.augment.mixup)
+            mixed = {"alpha": self.augment.mixup, "rows": self.augment.mixup_share}
+            waves, targets = augment.mixup(waves, targets, generator, **mixed)
         return replace(batch, waves=waves, lengths=lengths, targets=targets, seed=draw(generator))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -25,14 +25,26 @@ class SoundAugment:
     Args:
         shift_s: circular shift of the waveform, up to this many seconds either way.
         gain_db: gain, up to this many dB either way.
+        time_warp: SpecAugment, furthest a moment is moved in frames.
         time_mask: SpecAugment, longest time mask in frames.
         freq_mask: SpecAugment, widest frequency mask in mel bands.
+        time_masks: how many of them.
+        freq_masks: how many of them.
+        mask_fill: what masks are filled with: zero, which is the mean of normalised features, or the clip's own mean.
+        noise: even noise on the features, of a height drawn up to this.
+        roll: circular shift of the features, up to this many frames either way.
     """
 
     shift_s: Amount = 0.0
     gain_db: Amount = 0.0
+    time_warp: Count = 0
     time_mask: Count = 0
     freq_mask: Count = 0
+    time_masks: Count = 1
+    freq_masks: Count = 1
+    mask_fill: Literal["zero", "mean"] = "zero"
+    noise: Amount = 0.0
+    roll: Count = 0
 
     def waves(self, waves: Tensor, generator: torch.Generator, rate_hz: int) -> Tensor:
         """Shift and gain (batch, samples)."""
@@ -41,6 +53,21 @@ class SoundAugment:
         if self.gain_db:
             waves = augment.gain(waves, generator, low_db=-self.gain_db, high_db=self.gain_db)
         return waves
+
+    def features(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Warp, mask, noise and roll (batch, frames, mels)."""
+        if self.time_warp:
+            features = augment.time_warp(features, generator, most=self.time_warp)
+        if self.time_mask or self.freq_mask:
+            features = augment.spec_augment(
+                features, generator, time=self.time_mask, freq=self.freq_mask,
+                time_masks=self.time_masks, freq_masks=self.freq_masks, fill=0.0 if self.mask_fill == "zero" else None,
+            )  # fmt: skip
+        if self.noise:
+            features = augment.noise(features, generator, height=self.noise)
+        if self.roll:
+            features = augment.shift(features, generator, max_seconds=self.roll, rate_hz=1)
+        return features
 
 
 class Listener:
@@ -86,15 +113,13 @@ class Listener:
         return [c for c, _ in good], [v for _, v in good]
 
     def encode(self, batch: Batch, layers: Sequence[int], drop: float = 0.0) -> Encoded:
-        """Tokens of a batch of waveforms; SpecAugment and dropped tokens where the batch has a seed."""
+        """Tokens of a batch of waveforms; changed features and dropped tokens where the batch has a seed."""
         assert batch.waves is not None
         frames, lengths = self.encoder.listen(batch.waves, batch.lengths)
         if batch.seed is None:
             return self.encoder.encode(frames, lengths, layers=layers)
         generator = torch.Generator().manual_seed(batch.seed)
-        masks = {"time": self.changes.time_mask, "freq": self.changes.freq_mask}
-        if any(masks.values()):
-            frames = augment.spec_augment(frames, generator, **masks)
+        frames = self.changes.features(frames, generator)
         return self.encoder.encode(frames, lengths, layers=layers, drop=drop, generator=generator)
 
     def _heard(self, clip: Clip, wave: Tensor | AudioError) -> Tensor | AudioError:
