@@ -46,14 +46,17 @@ def demo(
         for path in sounds:
             status.update(f"listening to {path.name}")
             items.append(listen(loaded.task, path, loaded.recipe.task.window_s))
+        notes = [f"The sounds are {SOUNDS} ({weights.SOURCES[SOUNDS].licence})."]
         if captioner:
             status.update(f"loading {captioner}")
-            items = captioned(items, build.load(captioner), status.update)
+            writer = build.load(captioner)
+            notes.append(f"The captions are by {writer.name}; its model card says what it knows.")
+            items = captioned(items, writer, status.update)
         status.update("writing the report")
         took_s = sum(item.took_s for item in items)
         page = report.html_report(
             items, title=f"What {loaded.name} heard", model=described(loaded, zoo.find(adapter)), took_s=took_s,
-            folder=out, notes=[f"The sounds are {SOUNDS} ({weights.SOURCES[SOUNDS].licence})."],
+            folder=out, notes=notes,
         )  # fmt: skip
         report.save(page, out / "report.html")
     console.print(table(items))
