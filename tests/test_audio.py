@@ -161,6 +161,17 @@ def test_an_mp3_without_a_frame_count_is_read_to_its_end(rate, tag, tmp_path):
     assert min((both[0][k : k + rate] - both[1][:rate]).abs().max() for k in range(lag + 1)) < 1e-6
 
 
+@pytest.mark.parametrize(
+    "tag", [b"ID3\x03" + bytes(6), b"ID3\x03" + bytes(6) + bytes(100), b"ID3\x04\0\0\0\0\0\x034TC"]
+)
+def test_odd_tags_of_an_mp3_change_nothing_and_are_not_spoken_of(tag, tmp_path, capfd):
+    plain = written(tmp_path, "mp3")
+    path = tmp_path / "tagged.mp3"
+    path.write_bytes(tag + plain.read_bytes())
+    assert torch.equal(load(path, 16_000), load(plain, 16_000))
+    assert capfd.readouterr().err == ""
+
+
 def test_a_flac_that_does_not_know_its_length(tmp_path):
     av_module()
     path = written(tmp_path, "flac")

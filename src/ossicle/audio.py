@@ -20,7 +20,7 @@ from ossicle.decoding import Decoded, Samples
 from ossicle.decoding import Info as Info
 from ossicle.errors import AudioError, DataError, UsageError
 
-DECODE_VERSION = "1"
+DECODE_VERSION = "2"
 
 SUFFIXES = (
     *(".wav", ".wave", ".w64", ".aif", ".aiff", ".caf", ".flac", ".ogg", ".oga", ".opus", ".mp3"),

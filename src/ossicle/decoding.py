@@ -123,7 +123,7 @@ def _open(path: Path) -> Iterator[Any]:
 @contextmanager
 def _sound_file(path: Path, head: bytes, size: int, mtime_ns: int) -> Iterator[Any]:
     """What libsndfile makes of a file, of an mp3 without its length with that put in front."""
-    front = _xing_of_mp3(path, head, size, mtime_ns)
+    front = _front_of_mp3(path, head, size, mtime_ns)
     with ExitStack() as stack:
         name = str(path) if os.name == "nt" else os.fsencode(path)
         source = name if front is None else _Fronted(stack.enter_context(open(path, "rb")), size, *front)
@@ -229,21 +229,28 @@ def _readable_s(path: Path, head: bytes, size: int, mtime_ns: int) -> float:
 
 
 @lru_cache(maxsize=256)
-def _xing_of_mp3(path: Path, head: bytes, size: int, mtime_ns: int) -> tuple[bytes, int] | None:
-    """For an mp3 that does not say its length, a header that does and where its frames begin; None for any other file.
+def _front_of_mp3(path: Path, head: bytes, size: int, mtime_ns: int) -> tuple[bytes, int] | None:
+    """What to put in front of an mp3's frames and where they begin; None for any other file, or if it has neither need.
 
-    libsndfile guesses the length of such a file from its first frame's bit rate and stops there, so of a file with a
-    variable bit rate it can lose most. Its frames are counted instead and the count is put in front as a Xing frame.
+    Tags in front are left out: of odd ones libmpg123, inside libsndfile, writes to stderr.
+    libsndfile guesses the length of a file that does not say it from its first frame's bit rate and stops there, so it
+    can lose most of a file with a variable bit rate. Its frames are counted instead and the count is put in front as a
+    Xing frame.
     """
     if not (head.startswith(b"ID3") or (head[0] == 0xFF and len(head) > 3 and _mp3_frame(head, 0))):
         return None
     with open(path, "rb") as file:
+        tagged = head.startswith(b"ID3")
         begin = 10 + sum((byte & 0x7F) << 7 * (3 - k) for k, byte in enumerate(head[6:10]))
-        begin = file.seek(begin if head.startswith(b"ID3") else 0)
-        first = file.read(2048)
+        begin = file.seek(begin if tagged else 0)
+        first = file.read(4096)
+        late = next((at for at in range(len(first)) if _mp3_frame(first, at)), 0) if tagged else 0  # after zeros
+        first, begin = first[late:], begin + late
         frame = _mp3_frame(first, 0)
-        if not frame or any(tag in first[:frame] for tag in (b"Xing", b"Info", b"VBRI")):
+        if not frame:
             return None
+        if any(tag in first[:frame] for tag in (b"Xing", b"Info", b"VBRI")):
+            return (b"", begin) if tagged else None
         data = first + file.read()
     count, at = 0, 0
     while at >= 0 and at + 4 <= len(data):
