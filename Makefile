@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 MODELS := whisper-tiny.en smollm2-135m-instruct
 TEST_MODELS := $(MODELS) dinov2-small all-minilm-l6-v2
 
-.PHONY: install demo test check fix docs bench clean
+.PHONY: install demo test check fix docs bench fuzz clean
 
 install: $(STAMP)
 
@@ -41,6 +41,9 @@ docs: install
 
 bench: install
 	$(BIN)/python benchmarks/speed_frontend.py
+
+fuzz: install
+	OSSICLE_FUZZ=50 $(BIN)/python -m pytest -m fuzz
 
 clean:
 	rm -rf $(VENV) demo site

@@ -2,9 +2,12 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # A shell that starts tests in the background has them ignore Ctrl-C; the tests of Ctrl-C need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -18,6 +21,13 @@ def need(present: bool, what: str) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{what} is absent")
     pytest.skip(f"{what} is absent")
+
+
+def tries(count: int) -> Callable[[Any], Any]:
+    """A property test with so many examples; `make fuzz` gives these tests alone many times as many."""
+    many = count * int(os.environ.get("OSSICLE_FUZZ", "1"))
+    quiet = [HealthCheck.function_scoped_fixture]
+    return lambda test: pytest.mark.fuzz(settings(max_examples=many, deadline=None, suppress_health_check=quiet)(test))
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,19 @@ import io
 import os
 import sys
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ossicle import decoding
 from ossicle.audio import Info, content_hash, find, load, probe, windows
 from ossicle.errors import AudioError, DataError, UsageError
+from tests.conftest import tries
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 KINDS = {
@@ -255,6 +259,37 @@ def test_wrong_files_are_told_in_one_line(case, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the super-user may read everything")
+def damaged(data: bytes, random: Random) -> bytes:
+    """A file with bytes changed, lost, put in, or cut off."""
+    made = bytearray(data)
+    for _ in range(random.choice([1, 1, 3, 10])):
+        at = random.randrange(min(len(made), random.choice([64, 600, len(made)])))
+        some = bytes(random.randrange(256) for _ in range(random.randrange(1, 40)))
+        end, new = random.choice([(at + 1, some[:1]), (at + len(some), b""), (at, some), (len(made), b"")])
+        made[at:end] = new
+        if len(made) < 2:
+            break
+    return bytes(made)
+
+
+@tries(60)
+@given(kind=st.sampled_from([*KINDS, *CONTAINERS]), seed=st.integers(0, 2**32))
+def test_a_damaged_file_is_sound_or_an_audio_error(kind, seed, tmp_path_factory):
+    whole = tmp_path_factory.getbasetemp() / "whole"
+    whole.mkdir(exist_ok=True)
+    path = whole / f"made.{kind}"
+    if not path.exists():
+        written(whole, kind) if kind in KINDS else contained(whole, kind, *CONTAINERS[kind])
+    broken = path.with_name(f"broken.{kind}")
+    broken.write_bytes(damaged(path.read_bytes(), Random(seed)))
+    try:
+        probe(broken)
+        wave = load(broken, 16_000)
+        assert len(wave) and wave.isfinite().all() and wave.abs().max() <= 1
+    except AudioError as error:
+        assert "\n" not in str(error)
+
+
 def test_permission_denied(tmp_path):
     path = written(tmp_path, "wav")
     path.chmod(0)

@@ -1,12 +1,16 @@
 """Recipes: every fault at once, the nearest name, --set, and a file that reads back equal."""
 
+import contextlib
 import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ossicle import config
-from ossicle.errors import RecipeError, UsageError
+from ossicle.errors import OssicleError, RecipeError, UsageError
+from tests.conftest import tries
 
 
 def faults(*changes: str) -> list[str]:
@@ -111,8 +115,8 @@ def test_what_was_written_reads_back_equal(tmp_path):
         *("train.lr=0.1", "train.keep=last", "task.layers=[2,3]", "task.augment.gain_db=6", "data.val=['ä \"1\"']"),
         *("adapter.spec=bottleneck(reduction=64)+norm()", "backbone.weights=a\\b", "task.label_smoothing=0.05"),
     ]
-    for given in ([], changes):
-        recipe = config.read(None, given)
+    for some in ([], changes):
+        recipe = config.read(None, some)
         file.write_text(config.write(recipe), encoding="utf-8")
         assert config.read(file) == recipe
         assert set(tomllib.loads(config.write(recipe))) == {"data", "backbone", "adapter", "task", "train"}
@@ -126,3 +130,16 @@ def test_every_recipe_that_ships_is_read_and_reads_back_equal(path):
     recipe = config.read(path)
     assert recipe.task.kind == path.parent.name.replace("_", "-")
     assert config.check(tomllib.loads(config.write(recipe)), "again") == recipe
+
+
+KEYS = ["data", "train", "task", "backbone", "epochs", "lr", "kind", "window_s", "augment", "llm", "=", ".", "[", "]"]
+WORDS = st.lists(st.one_of(st.sampled_from(KEYS), st.text(max_size=4)), max_size=8).map("".join)
+
+
+@tries(100)
+@given(change=WORDS, text=WORDS)
+def test_any_text_is_a_recipe_or_an_error_of_ours(change, text, tmp_path):
+    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8", errors="replace")
+    for path, changes in ((None, [change]), (tmp_path / "recipe.toml", [])):
+        with contextlib.suppress(OssicleError):
+            assert isinstance(config.read(path, changes), config.Recipe)

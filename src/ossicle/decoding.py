@@ -331,6 +331,8 @@ def _container(path: Path) -> Iterator[tuple[Any, Any]]:
             if not container.streams.audio:
                 raise AudioError(f"{path}: has no audio track; leave it out")
             stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise AudioError(f"{path}: is in a coding that nothing here can decode; encode it again as flac or wav")
             _check_rate(path, stream.rate or 0)
             yield container, stream
     except (av.error.FFmpegError, UnicodeError) as error:

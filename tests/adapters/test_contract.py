@@ -1,20 +1,24 @@
 """Every adapter on every tiny encoder: the promises of an adapter, one test each."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from ossicle.adapters import inject, load_state, merge, parse, remove, trainable
 from ossicle.adapters.base import Adapted
 from ossicle.backbones.encoder import Encoder
 from ossicle.contracts import Encoded
-from ossicle.errors import AdapterError
+from ossicle.errors import AdapterError, OssicleError
 from ossicle.features import pool
 from tests import tiny
 from tests.adapters.cases import CASES, Case
+from tests.conftest import tries
 
 KINDS = ("ast", "dinov2", "whisper")
 cases = pytest.mark.parametrize("case", CASES, ids=lambda c: c.text)
@@ -206,3 +210,13 @@ def test_full_trains_everything_and_goes_without_a_trace(encoder: Encoder) -> No
     remove(encoder, "default")
     assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
     assert not any(p.requires_grad for p in encoder.parameters())
+
+
+PIECES = ["lora", "bottleneck", "lookaside", "norm", "prompts", *"()=,+:8", "rank", "blocks", "top"]
+
+
+@tries(100)
+@given(text=st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=10).map("".join))
+def test_any_text_is_an_adapter_or_an_error_of_ours(text: str) -> None:
+    with contextlib.suppress(OssicleError):
+        assert parse(text).parts

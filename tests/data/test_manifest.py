@@ -5,9 +5,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
+from tests.conftest import tries
 
 from ossicle.contracts import Clip
 from ossicle.data import manifest, open_data
@@ -252,7 +253,7 @@ def test_a_general_table_name_gives_way_to_its_folder(tmp_path: Path) -> None:
     assert open_data(str(tmp_path / "birds" / "garden.csv")).name == "garden"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@tries(60)
 @given(content=st.binary(max_size=200), suffix=st.sampled_from(manifest.SUFFIXES))
 def test_hostile_bytes_never_cause_another_error(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"list{suffix}"

@@ -2,8 +2,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.conftest import tries
 
 from ossicle.contracts import Clip
 from ossicle.data.splits import check_labels, hold_out, per_class, select
@@ -94,7 +95,7 @@ def test_hold_out_of_nothing_and_of_too_much() -> None:
             hold_out(CLIPS, fraction, seed=0)
 
 
-@settings(max_examples=150, deadline=None)
+@tries(150)
 @given(
     rows=st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.integers(0, 8)), max_size=50),
     fraction=st.floats(0, 0.99),

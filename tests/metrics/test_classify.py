@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sk
+from tests.conftest import tries
 
 from ossicle.errors import UsageError
 from ossicle.metrics import classify
@@ -37,7 +38,7 @@ def test_equal_scores_do_not_make_every_class_right() -> None:
     assert classify.accuracy(probs, targets) == (probs.argmax(1) == targets).mean()
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(seed=st.integers(0, 10_000), rows=st.integers(1, 40), classes=st.integers(2, 8))
 def test_agrees_with_scikit_learn(seed: int, rows: int, classes: int) -> None:
     probs, targets = draw(seed, rows, classes)
@@ -56,7 +57,7 @@ def test_agrees_with_scikit_learn(seed: int, rows: int, classes: int) -> None:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(seed=st.integers(0, 10_000), rows=st.integers(1, 30), classes=st.integers(2, 7), several=st.booleans())
 def test_the_order_of_rows_does_not_matter(seed: int, rows: int, classes: int, several: bool) -> None:
     probs, targets = draw(seed, rows, classes)
@@ -71,7 +72,7 @@ def test_the_order_of_rows_does_not_matter(seed: int, rows: int, classes: int, s
     assert all(0 <= first[key] <= 1 for key in first if key != "classes_absent")
 
 
-@settings(max_examples=40, deadline=None)
+@tries(40)
 @given(seed=st.integers(0, 10_000))
 def test_the_order_of_classes_does_not_matter(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tests.conftest import tries
 
 from ossicle.errors import UsageError
 from ossicle.metrics.retrieve import laion_map_at_10, ranks, summary
@@ -48,7 +49,7 @@ def test_a_system_that_scores_all_alike_finds_nothing() -> None:
     assert scores["text_to_audio_median_rank"] == 20
 
 
-@settings(max_examples=40, deadline=None)
+@tries(40)
 @given(st.integers(0, 10_000), st.integers(2, 12), st.integers(1, 5))
 def test_order_of_clips_and_captions_never_matters(seed: int, clips: int, captions: int) -> None:
     generator = np.random.default_rng(seed)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.conftest import tries
 
 from ossicle.data import captions
 from ossicle.errors import DataError, UnknownNameError, WeightsError
@@ -46,7 +47,7 @@ def split(items: list[tuple[str, list[str]]]) -> tuple[dict[str, str], dict[str,
     return {str(i): c for i, (c, _) in enumerate(items)}, {str(i): r for i, (_, r) in enumerate(items)}
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(corpora, st.randoms())
 def test_order_never_changes_a_corpus_score(items: list[tuple[str, list[str]]], random: object) -> None:
     candidates, references = split(items)
@@ -57,7 +58,7 @@ def test_order_never_changes_a_corpus_score(items: list[tuple[str, list[str]]], 
     assert moved == pytest.approx(expected)
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60)
 @given(corpora, caption)
 def test_one_more_reference_never_lowers_what_rewards_the_best_one(
     items: list[tuple[str, list[str]]], extra: str
@@ -73,7 +74,7 @@ def test_one_more_reference_never_lowers_what_rewards_the_best_one(
     assert all(b >= a - 1e-12 for a, b in zip(first, second, strict=True))
 
 
-@settings(max_examples=40, deadline=None)
+@tries(40)
 @given(st.lists(st.lists(st.sampled_from(WORDS), min_size=4, max_size=9), min_size=2, max_size=5))
 def test_the_same_caption_scores_the_most(rows: list[list[str]]) -> None:
     candidates = {str(i): " ".join(row) for i, row in enumerate(rows)}
@@ -94,7 +95,7 @@ def test_an_empty_caption_scores_nothing_and_breaks_nothing() -> None:
     assert found.items["b"]["rouge_l"] == 1.0
 
 
-@settings(max_examples=50)
+@tries(50)
 @given(st.lists(st.sampled_from("abc"), max_size=8), st.lists(st.sampled_from("abc"), max_size=8))
 def test_longest_common_subsequence(first: list[str], second: list[str]) -> None:
     table = np.zeros((len(first) + 1, len(second) + 1), dtype=int)
