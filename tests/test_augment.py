@@ -72,6 +72,7 @@ def test_masks_filled_with_the_rows_own_mean():
     features = torch.rand(4, 60, 16, generator=seeded()) + torch.arange(4)[:, None, None]
     out = spec_augment(features, seeded(), time=20, freq=6, fill=None)
     means = features.mean(dim=(1, 2), keepdim=True).expand_as(out)
+    assert (out != features).any()
     assert torch.equal(out[out != features], means[out != features])
 
 

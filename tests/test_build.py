@@ -253,3 +253,26 @@ def test_the_head_is_standardised_on_what_the_encoder_gives_at_first(tmp_path, c
     monkeypatch.setattr(build, "fit", watched)
     trained(tmp_path / "out", clips, f"adapter.spec={spec}", "task.head_norm=standard", "data.hold_out=0")
     assert torch.allclose(made[-1], expected, atol=1e-4)
+
+
+def test_cached_tokens_refuse_changes_they_cannot_have(tmp_path, clips):
+    with pytest.raises(UsageError, match=r"cannot have task\.augment\.noise"):
+        trained(tmp_path / "out", clips, "task.cache_versions=2", "task.augment.noise=0.1", "task.augment.gain_db=3")
+
+
+def test_a_sigmoid_for_each_class_comes_from_the_recipe(tmp_path, clips):
+    trained(tmp_path / "out", clips, "task.loss=binary")
+    task = build.load(str(tmp_path / "out")).task
+    assert task.binary and not task.multi_label
+
+
+def test_every_setting_of_the_backbone_reaches_it(monkeypatch):
+    monkeypatch.undo()
+    given = {}
+    monkeypatch.setattr(backbone.backbones, "load", lambda name, **options: given.update(options, name=name))
+    tables = {"stride": 8, "frontend": "epic", "frames": 40, "statistics": "esc50", "positions": "zero"}
+    backbone.frozen(config.read(None, [f"backbone.{key}={value}" for key, value in tables.items()]))
+    assert given == {
+        "name": "whisper-tiny.en", "weights_from": None, "source": "auto", "stride": 8, "frontend": "epic",
+        "frames": 40, "statistics": "esc50", "zero_positions": True,
+    }  # fmt: skip

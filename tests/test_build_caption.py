@@ -222,6 +222,8 @@ def test_stages_that_cannot_be(tmp_path, first, clips):
         UsageError, match="lora-only trains over a mapper that is there; give its folder by --init-from"
     ):
         trained(tmp_path / "out", clips, "task.stage=lora-only")
+    with pytest.raises(UsageError, match=r"trained with another backbone\.frames"):
+        trained(tmp_path / "out", clips, "task.stage=lora-only", "backbone.frames=50", init=first)
     with pytest.raises(AdapterError, match="saved mapper does not fit"):
         trained(tmp_path / "out", clips, "task.hidden=8", init=first)
     with pytest.raises(AdapterError, match="or another rank"):
@@ -343,3 +345,9 @@ def test_merges_that_cannot_be(tmp_path, five, first, clips):
     with pytest.raises(UsageError, match="is there already"):
         merge(five, first)
     assert not out.exists()
+
+
+def test_captions_whose_words_are_all_alike_have_none_to_name(tmp_path, clips):
+    alike = [replace(clip, captions=("a tone",)) for clip in clips]
+    trained(tmp_path / "out", alike, "task.name_first=1")
+    assert all(value.isfinite().all() for value in weights(tmp_path / "out").values())

@@ -10,6 +10,7 @@ import torch
 from ossicle import build, export
 from ossicle.adapters import inject, parse, trainable
 from ossicle.config import Recipe
+from ossicle.contracts import Batch
 from ossicle.errors import AudioError, CheckpointError
 from ossicle.frontends import FRONTENDS, KaldiFbank, MagnitudeMel
 from ossicle.tasks.classify import Classifier
@@ -70,6 +71,20 @@ def test_onnxruntime_gives_torchs_probabilities(kind: str, text: str, tmp_path: 
     with torch.no_grad():
         expected = export.WholeClassifier(made.task)(waves)
     assert torch.allclose(torch.from_numpy(got), expected, atol=1e-4)
+
+
+def test_an_own_front_end_and_sigmoids_are_exported(tmp_path: Path) -> None:
+    made = loaded("ast", "lora(rank=2)", binary=True)
+    made.task.encoder.frontend = MagnitudeMel(target_frames=120)
+    file = tmp_path / "birds.onnx"
+    assert export.to_onnx(made, file, seconds=0.5) < 1e-4
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map["ossicle.rate_hz"] == "24000"
+    waves = tiny.waves(2, seconds=0.75)
+    (got,) = session.run(None, {"waves": waves.numpy()})
+    with torch.no_grad():
+        logits = made.task.logits(Batch([], waves=waves))
+    assert torch.allclose(torch.from_numpy(got), logits.sigmoid(), atol=1e-4)
 
 
 def test_a_file_that_computes_something_else_is_noticed(tmp_path: Path) -> None:

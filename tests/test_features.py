@@ -46,6 +46,10 @@ def other_name(encoder) -> None:
     encoder.name = "other"
 
 
+def no_positions(encoder) -> None:
+    encoder.stem.positions.requires_grad_(False).zero_()
+
+
 @pytest.mark.parametrize(
     "changed",
     [
@@ -53,12 +57,13 @@ def other_name(encoder) -> None:
         {"change": other_stride},
         {"change": other_frontend},
         {"change": other_name},
+        {"change": no_positions},
         {"kind": "whisper"},
         {"layers": (1, 2)},
         {"layers": (3, 1)},
         {"pooling": "cls"},
     ],
-    ids=["weights", "stride", "front end", "name", "backbone", "layers", "order of layers", "pooling"],
+    ids=["weights", "stride", "front end", "name", "positions", "backbone", "layers", "order of layers", "pooling"],
 )
 def test_the_key_follows_from_the_encoder(tmp_path, clip, changed):
     first = store(tmp_path / "cache")

@@ -63,8 +63,17 @@ def test_attention_is_what_the_block_computes(kind: str, text: str, extra: int) 
 
 @pytest.mark.parametrize(("block", "at"), [(3, [0.1]), (-1, [0.1]), (0, [1.5]), (0, [])])
 def test_blocks_and_moments_must_exist(block: int, at: list[float]) -> None:
-    with pytest.raises(UsageError, match=r"has blocks|is outside the clip"):
+    with pytest.raises(UsageError, match=r"has blocks|s that are heard"):
         figures.attention(tiny.encoder("whisper"), tiny.waves(1, seconds=1.0)[0], block, at, adapted=False)
+
+
+def test_moments_are_those_of_a_fixed_number_of_frames() -> None:
+    encoder, wave = tiny.encoder("ast"), tiny.waves(1, seconds=1.0)[0]
+    assert figures.heard_s(encoder, wave) == 1.0
+    encoder.frontend.target_frames = 50
+    assert figures.heard_s(encoder, wave) == 0.5
+    with pytest.raises(UsageError, match=r"0\.7 s is outside the 0\.50 s"):
+        figures.attention(encoder, wave, 0, [0.7], adapted=False)
 
 
 def test_attention_is_drawn(tmp_path: Path) -> None:

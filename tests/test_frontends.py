@@ -226,6 +226,7 @@ def test_magnitudes_are_cut_or_go_on_with_the_last_frame(target):
     assert (own.shape[1], int(frames), fixed.shape) == (201, target, (1, target, 128))
     assert torch.equal(fixed[:, :201], own[:, :target])
     assert (fixed[:, 201:] == own[:, -1:]).all()
+    assert MagnitudeMel(target_frames=target).settings() != MagnitudeMel().settings()
 
 
 def test_long_clips_are_the_sum_of_their_blocks():

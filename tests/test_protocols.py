@@ -82,6 +82,10 @@ def test_a_finished_run_is_read_and_a_begun_one_gone_on_with(tiny_backbone, tone
     (tmp_path / f"{two.name}.json").unlink()
     protocols.run(two, tones, tmp_path)
     assert resumed == [False, True]
+    older = json.loads((tmp_path / f"{one.name}.json").read_text())
+    del older["recipe"]["backbone"]["frontend"]  # a setting that came later
+    (tmp_path / f"{one.name}.json").write_text(json.dumps(older))
+    assert protocols.run(one, tones, tmp_path) == older
     with pytest.raises(CheckpointError, match="another recipe"):
         protocols.run(protocols.Run(one.name, recipe("train.lr=0.5")), tones, tmp_path)
 
@@ -172,7 +176,11 @@ def test_what_cannot_run_says_why_and_what_can_is_run_once(tiny_backbone, tones,
     reasons = {c.column: c.reason for c in cells if not c.ours}
     assert reasons["speech-commands@8"] == "data: give --data speech-commands:PATH"
     assert "8 clips per class were asked for" in reasons["esc50@8"]
-    assert {"train.epochs=1", "backbone whisper-tiny.en", "tested on fold 4"} <= set(ran["LoRA", "esc50@2"].notes)
+    assert {
+        "train.epochs=1",
+        "backbone whisper-tiny.en, with its own front end and lengths",
+        "tested on fold 4",
+    } <= set(ran["LoRA", "esc50@2"].notes)
     assert ran["LoRA", "esc50@2"].printed == 42.2
     text = (tmp_path / "A_table2.md").read_text()
     assert "| LoRA | esc50@2 | 42.20 |" in text and "*not run*: data: give --data speech-commands:PATH" in text

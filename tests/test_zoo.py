@@ -8,9 +8,11 @@ from typing import NamedTuple
 import pytest
 
 from ossicle import build, config, zoo
-from ossicle.cli.demo import captioned, listen
+from ossicle.cli.demo import captioned, captioner_or_none, demo, listen
+from ossicle.cli.export import export
 from ossicle.contracts import Prediction
 from ossicle.data.phrases import esc50
+from ossicle.errors import UsageError, WeightsError
 from ossicle.report import Item
 from tests.conftest import pulled
 
@@ -83,3 +85,22 @@ def test_the_demos_captions_name_at_least_three_of_its_seven_animals(whisper_wei
     named = {stem: {mention.label for mention in esc50().mentions(text)} for stem, text in captions.items()}
     assert all(named.values())
     assert sum(stem in labels for stem, labels in named.items()) >= 3
+
+
+def test_each_is_asked_for_what_it_can_do(tmp_path: Path, whisper_weights: Path) -> None:
+    with pytest.raises(UsageError, match="a caption-llm adapter, not a classify one; use `ossicle caption`"):
+        export("scenes-whisper-tiny", tmp_path / "x.onnx")
+    for options in ({"adapter": "scenes-whisper-tiny"}, {"captioner": "esc50-whisper-tiny"}):
+        with pytest.raises(UsageError, match="adapter, not a"):
+            demo(tmp_path, **options)
+
+
+def test_without_its_language_model_the_demo_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def absent(*given: object, **options: object) -> None:
+        raise WeightsError("smollm2-135m-instruct is not here")
+
+    monkeypatch.setattr(build, "load", absent)
+    assert captioner_or_none("scenes-whisper-tiny") is None
+    assert "no captions: smollm2-135m-instruct is not here" in capfd.readouterr().err

@@ -111,7 +111,7 @@ class _Disk:
         frontend = encoder.frontend.settings()  # type: ignore[operator]
         stride = str(encoder.stem.__dict__.get("stride", ""))
         known = [audio.DECODE_VERSION, frontend, stride, encoder.name, encoder.digest, what, "float32"]
-        known += _adapter_digest(encoder)
+        known += _adapter_digest(encoder) + (["zero positions"] if _without_positions(encoder) else [])
         self.setting = json.dumps(known, sort_keys=True, default=str)
         self._hashes: dict[Path, str] = {}
 
@@ -138,6 +138,12 @@ class _Disk:
         text = f"{self._hashes[clip.path]}|{clip.start}|{clip.end}|{variant}|{self.setting}"
         key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return self.root / key[:2] / f"{key}.npy"
+
+
+def _without_positions(encoder: Encoder) -> bool:
+    """Whether its table of positions was set to zero, which its digest does not tell."""
+    table = getattr(encoder.stem, "positions", None)
+    return isinstance(table, Tensor) and not table.any()
 
 
 def _adapter_digest(encoder: Encoder) -> list[str]:

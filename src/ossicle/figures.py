@@ -179,14 +179,22 @@ def attention(
     return torch.stack([maps[:, c].mean(dim=0) for c in columns]).numpy(), frames[0].numpy()
 
 
+def heard_s(encoder: Encoder, wave: Tensor) -> float:
+    """Seconds that the encoder's frames stand for: the clip's, or those of a fixed number of frames."""
+    target = getattr(encoder.frontend, "target_frames", None)
+    hop_s: float = encoder.frontend.hop_s  # type: ignore[assignment]
+    return wave.shape[-1] / encoder.rate_hz if target is None else target * hop_s
+
+
 def _check_moments(encoder: Encoder, wave: Tensor, block: int, seconds: Sequence[float]) -> float:
-    """Length of the clip in seconds."""
+    """Length of what is heard in seconds."""
     if not 0 <= block < encoder.depth:
         raise UsageError(f"{encoder.name} has blocks 0 to {encoder.depth - 1} but got {block}")
-    length = wave.shape[-1] / encoder.rate_hz
-    outside = next((s for s in seconds if not 0 <= s < length), None)
+    length = heard_s(encoder, wave)
+    shorter = min(length, wave.shape[-1] / encoder.rate_hz)
+    outside = next((s for s in seconds if not 0 <= s < shorter), None)
     if outside is not None or not seconds:
-        raise UsageError(f"time {outside} s is outside the clip of {length:.2f} s; give times within it")
+        raise UsageError(f"time {outside} s is outside the {shorter:.2f} s that are heard; give times within them")
     return length
 
 
@@ -205,7 +213,7 @@ def attention_maps(rows: dict[str, Floats], frames: Floats, length: float, secon
     Args:
         rows: title to (moments, freq, time) from `attention`.
         frames: (frames, mels).
-        length: of the clip in seconds.
+        length: of the frames in seconds.
         seconds: the moments, marked by a line.
         out: where to write.
     """

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import ValidationError
 
 from ossicle import build
 from ossicle.config import Recipe
@@ -94,7 +95,7 @@ def run(one: Run, dataset: Dataset, out: Path, *, quiet: bool = True) -> dict[st
     recipe = one.recipe.model_dump(mode="json")
     if file.is_file():
         row: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if row["recipe"] != recipe:
+        if not _same(row["recipe"], one.recipe):
             raise CheckpointError(f"{file} was made by another recipe; give another folder or take it away")
         return row
     resume = (folder / LAST).is_file()
@@ -112,6 +113,14 @@ def run(one: Run, dataset: Dataset, out: Path, *, quiet: bool = True) -> dict[st
     }  # fmt: skip
     write_atomic(file, lambda part: part.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8"))
     return row
+
+
+def _same(stored: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether a row's recipe is this one; settings that are newer than the row have their defaults."""
+    try:
+        return Recipe.model_validate(stored) == recipe
+    except ValidationError:
+        return False
 
 
 def summary(rows: Sequence[dict[str, Any]], score: str = "accuracy") -> dict[str, Any]:

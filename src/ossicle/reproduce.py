@@ -211,7 +211,7 @@ def recipe_of(row: Row, column: str, shared: Mapping[str, Any], options: Options
 
 def _changed(options: Options) -> list[str]:
     """What is not the paper's way, in words."""
-    notes = [f"backbone {options.backbone}"] if options.backbone else []
+    notes = [f"backbone {options.backbone}, with its own front end and lengths"] if options.backbone else []
     notes += [f"folds {' '.join(options.folds)} only"] if options.folds else []
     notes += [f"tested on fold {' '.join(options.tests)}"] if options.tests else []
     return [*notes, *options.changes]

@@ -179,7 +179,7 @@ def test_options_change_what_is_heard(tmp_path: Path) -> None:
         backbones.load("ast-base", weights_from=file, frontend="epik")
     with pytest.raises(UsageError, match="whisper gives 80 mel bands but ast-base wants 128"):
         backbones.load("ast-base", weights_from=file, frontend="whisper")
-    with pytest.raises(UnknownNameError, match="frames or statistics"):
+    with pytest.raises(UsageError, match=r"is not normalised; leave backbone\.statistics out"):
         backbones.load("ast-base", weights_from=file, frontend="epic", statistics="esc50")
 
 

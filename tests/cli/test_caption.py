@@ -89,7 +89,7 @@ def test_bad_files_never_stop_a_batch(ossicle, captioner, sounds):
 
 def test_wrong_use(ossicle, captioner, sounds, tmp_path):
     code, _, err = ossicle("predict", captioner, sounds, "--out", tmp_path / "a.csv")
-    assert code == 2 and "holds a caption-llm adapter; use `ossicle caption`" in err
+    assert code == 2 and "holds a caption-llm adapter, not a classify one; use `ossicle caption`" in err
     code, _, err = ossicle("caption", captioner, sounds, "--out", tmp_path / "a.srt")
     assert code == 2 and "a subtitle file belongs to one recording but 4 files were given" in err
     code, _, err = ossicle("train", "caption-llm", sounds, "--out", tmp_path / "b", "--stage", "lora")

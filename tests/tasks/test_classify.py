@@ -81,6 +81,8 @@ def test_one_label_with_a_sigmoid_for_each_class(tmp_path):
     assert [row.label for row in rows] == ["cat"] * 3
     assert rows[0].scores == {"cat": 0.880797, "dog": 0.268941, "owl": 0.731059}
     assert task.score(given, rows)["accuracy"] == pytest.approx(1 / 3)
+    with pytest.raises(UsageError, match="label_smoothing"):
+        classifier(binary=True, label_smoothing=0.1)
 
 
 def test_rows_of_one_label_and_of_several(tmp_path):
@@ -135,6 +137,35 @@ CHANGES = Augment(
     shift_s=0.1, gain_db=6.0, mixup=0.5, mixup_share=0.5, time_warp=3, time_mask=8, freq_mask=8, freq_masks=2,
     mask_fill="mean", noise=0.1, roll=4, drop_tokens=0.3,
 )  # fmt: skip
+
+
+FEATURE_CHANGES = [
+    {}, {"time_warp": 3}, {"noise": 0.1}, {"roll": 4},
+    {"time_mask": 8}, {"time_mask": 8, "time_masks": 3}, {"time_mask": 8, "mask_fill": "mean"},
+    {"freq_mask": 8}, {"freq_mask": 8, "freq_masks": 3},
+]  # fmt: skip
+
+
+def test_every_change_of_features_is_made():
+    frames = torch.randn(4, 60, 16, generator=generator()) + 2
+    made = [Augment(**changes).features(frames, generator(1)) for changes in FEATURE_CHANGES]
+    assert torch.equal(made[0], frames)
+    alike = [(i, j) for i in range(len(made)) for j in range(i) if torch.equal(made[i], made[j])]
+    assert alike == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{"time_warp": 3}, {"roll": 4}, {"shift_s": 0.1}, {"time_mask": 8, "mask_fill": "mean"}]
+)
+def test_what_moves_a_whole_clip_sees_silence_after_a_short_one(tmp_path, changes):
+    given = clips(tmp_path, (0.5, 0.3, 0.5))
+    assert classifier().collate(given, generator()).lengths is not None
+    assert classifier(augment=Augment(**changes)).collate(given, generator()).lengths is None
+
+
+def test_only_a_share_of_the_clips_is_mixed(tmp_path):
+    task = classifier(augment=Augment(mixup=0.5, mixup_share=0.0))
+    assert torch.equal(task.collate(clips(tmp_path), generator()).targets, torch.eye(3))
 
 
 def test_a_generator_makes_a_batch_and_its_loss(tmp_path):

@@ -45,7 +45,7 @@ def recall(naming: Naming, clips: list[Clip]) -> float:
 def test_words_are_those_that_tell_clips_apart(task, clips):
     naming = Naming(task, clips)
     letters = {task.language.tokenizer.decode([token]) for token in naming.index}
-    assert letters == set() or letters <= {"q", "z"}
+    assert letters <= {"q", "z"}
     wide = Naming(task, [*clips, *(Clip(c.path, captions=("cd",)) for c in clips * 3)])
     assert {task.language.tokenizer.decode([token]) for token in wide.index} == {"a", "b", "q", "z"}
 

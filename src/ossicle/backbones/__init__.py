@@ -122,8 +122,10 @@ def _relisten(encoder: Encoder, frontend: str) -> None:
 
 def _retarget(encoder: Encoder, frames: int | None, statistics: str | None) -> None:
     front: Any = encoder.frontend
-    if not hasattr(front, "target_frames") or (statistics is not None and not isinstance(front, KaldiFbank)):
-        raise UnknownNameError("backbone option", "frames or statistics", ["name", "weights", "source", "positions"])
+    if frames is not None and not hasattr(front, "target_frames"):
+        raise UsageError(f"{encoder.name} takes clips of any length as they are; leave backbone.frames out")
+    if statistics is not None and not isinstance(front, KaldiFbank):
+        raise UsageError(f"the front end of {encoder.name} is not normalised; leave backbone.statistics out")
     if frames is not None:
         front.target_frames = frames
     if statistics is not None:

@@ -36,6 +36,7 @@ __all__ = ["JUDGED", "LABELS", "RECIPE", "Loaded", "load", "train"]
 
 JUDGED = "judged_{}.jsonl"
 CARD = "README.md"
+VERBS = {"classify": "predict", "caption-llm": "caption"}
 PLANS: dict[str, type[Plan]] = {"classify": ClassifyPlan, "caption-llm": CaptionPlan}
 
 
@@ -122,14 +123,16 @@ def _finish(plan: Plan, task: Any, parts: Split, manifest: dict[str, Any], out: 
     return manifest
 
 
-def load(where: str, changes: Sequence[str] = ()) -> Loaded:
+def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) -> Loaded:
     """An adapter folder, or the name of one that ships, as a task that predicts.
 
     Args:
         where: the folder, its name, or a repository on the hub.
         changes: "task.llm=FOLDER" texts that win over its recipe.
+        kind: of task it must be; None takes any.
 
     Raises:
+        UsageError: if it is of another kind.
         CheckpointError: if it is not an adapter folder or is broken.
         AdapterError: if it was trained on another backbone than the one at hand.
     """
@@ -137,6 +140,7 @@ def load(where: str, changes: Sequence[str] = ()) -> Loaded:
     folder = zoo.find(where)
     manifest = store.read_manifest(folder)
     _check_whole(folder, manifest)
+    _check_kind(where, str(manifest.get("task")), kind)
     try:
         recipe = config.read(folder / RECIPE, changes)
         plan = PLANS[recipe.task.kind].saved(recipe, folder)
@@ -159,6 +163,11 @@ def load(where: str, changes: Sequence[str] = ()) -> Loaded:
         module.eval().requires_grad_(False)
     _to_device(task)
     return Loaded(task, recipe, manifest, folder.name)
+
+
+def _check_kind(where: str, here: str, wanted: str | None) -> None:
+    if wanted not in (None, here):
+        raise UsageError(f"{where} holds a {here} adapter, not a {wanted} one; use `ossicle {VERBS.get(here)}`")
 
 
 def _check_whole(folder: Path, manifest: dict[str, Any]) -> None:

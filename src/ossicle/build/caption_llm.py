@@ -35,6 +35,8 @@ READ = (
     *("prompt", "prompt_form", "layers", "squeeze", "activation", "mapper_norm", "soft_words"),
     *("pooling", "soft_tokens"),
 )
+# What an encoder is given and how it looks at it.
+HEARD = ("stride", "frontend", "frames", "statistics", "positions")
 STANDARD_CLIPS, STANDARD_TOKENS = 256, 128
 # Copies of one language model in different precisions are more alike than this, different models less.
 ALIKE = 0.9
@@ -42,7 +44,8 @@ ALIKE = 0.9
 
 def differing(one: Recipe, other: Recipe) -> list[str]:
     """What two captioners' mappers or prompts differ in that their tensors do not tell."""
-    return [key for key in READ if getattr(one.caption, key) != getattr(other.caption, key)]
+    heard = [f"backbone.{key}" for key in HEARD if getattr(one.backbone, key) != getattr(other.backbone, key)]
+    return heard + [key for key in READ if getattr(one.caption, key) != getattr(other.caption, key)]
 
 
 class CaptionPlan:
@@ -164,8 +167,11 @@ class CaptionPlan:
         if not epochs:
             return
         settings = replace(self.recipe.train, epochs=epochs, lr=NAMING_LR, head_lr=0.0, accumulate=1, keep="last")
+        naming = Naming(task, clips)
+        if not naming.index:  # every word is in too few captions or in too many
+            return
         with tempfile.TemporaryDirectory(dir=out) as scratch:
-            fit(Naming(task, clips), clips, [], settings, Path(scratch), window_s=window_s, quiet=True)
+            fit(naming, clips, [], settings, Path(scratch), window_s=window_s, quiet=True)
         task.mapper.requires_grad_(True)
 
     def facts(self, task: Captioner) -> dict[str, Any]:

@@ -158,9 +158,16 @@ def _token_store(task: Classifier) -> TokenStore:
     """A cache of tokens up to the lowest block that trains or is pooled.
 
     Raises:
-        UsageError: if the stem itself trains.
+        UsageError: if the stem itself trains, or a random change is asked for that cached tokens cannot have.
     """
     encoder, changes = task.encoder, task.augment
+    usual = replace(Augment(), shift_s=changes.shift_s, gain_db=changes.gain_db, token_mixup=changes.token_mixup)
+    lost = [name for name, value in vars(changes).items() if value != getattr(usual, name)]
+    if lost:
+        raise UsageError(
+            f"task.cache_versions keeps tokens, which cannot have task.augment.{lost[0]}; set one of the two to 0"
+            " (shift_s, gain_db and token_mixup go with it)"
+        )
     injected = encoder.adapters["default"]
     if injected.frozen:
         raise UsageError("task.cache_versions needs a frozen stem but full() trains it; set it to 0")

@@ -13,7 +13,6 @@ from ossicle import predict as prediction
 from ossicle.cli.evaluate import checked_precision
 from ossicle.cli.predict import to_file
 from ossicle.contracts import Prediction
-from ossicle.errors import UsageError
 from ossicle.tasks.decode import Decoding
 
 
@@ -41,9 +40,7 @@ def caption(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
     """Caption sounds; one caption per window. With --out a stopped run goes on with the same command."""
-    loaded = build.load(adapter, change or [])
-    if loaded.recipe.task.kind != "caption-llm":
-        raise UsageError(f"{adapter} holds a {loaded.recipe.task.kind} adapter; use `ossicle predict`")
+    loaded = build.load(adapter, change or [], kind="caption-llm")
     how = _decoding(loaded, decoding or [])
     if out is not None:
         extras = {"language model": loaded.task.language.digest, "decoding": asdict(how)}

@@ -15,8 +15,9 @@ from rich.text import Text
 from ossicle import audio, build, report, zoo
 from ossicle.adapters import store
 from ossicle.backbones import weights
+from ossicle.cli.train import note
 from ossicle.contracts import Clip
-from ossicle.errors import UsageError
+from ossicle.errors import UsageError, WeightsError
 from ossicle.report import Item, Model
 from ossicle.tasks.classify import Classifier
 from ossicle.train.evaluate import average, bound, cut, predict_rows
@@ -41,15 +42,17 @@ def demo(
     with Console(stderr=True).status(f"fetching {SOUNDS}") as status:
         sounds = sorted(weights.fetch(SOUNDS).glob("*.mp3"))
         status.update(f"loading {adapter}")
-        loaded = build.load(adapter)
+        loaded = build.load(adapter, kind="classify")
+        writer = None
+        if captioner:
+            status.update(f"loading {captioner}")
+            writer = captioner_or_none(captioner)
         items = []
         for path in sounds:
             status.update(f"listening to {path.name}")
             items.append(listen(loaded.task, path, loaded.recipe.task.window_s))
         notes = [f"The sounds are {SOUNDS} ({weights.SOURCES[SOUNDS].licence})."]
-        if captioner:
-            status.update(f"loading {captioner}")
-            writer = build.load(captioner)
+        if writer is not None:
             notes.append(f"The captions are by {writer.name}; its model card says what it knows.")
             items = captioned(items, writer, status.update)
         status.update("writing the report")
@@ -60,7 +63,7 @@ def demo(
         )  # fmt: skip
         report.save(page, out / "report.html")
     console.print(table(items))
-    if captioner:
+    if writer is not None:
         console.print(captions(items))
     for item in items:
         if item.row.error is not None:
@@ -68,6 +71,15 @@ def demo(
     console.print(report.verdict(items) or "no sound here is of a class the model knows", highlight=False)
     console.print(f"report in {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1 if any(item.row.error is not None for item in items) else 0)
+
+
+def captioner_or_none(captioner: str) -> build.Loaded | None:
+    """The captioner, or None, which is told, where its models cannot be had."""
+    try:
+        return build.load(captioner, kind="caption-llm")
+    except WeightsError as err:
+        note(f"no captions: {err}")
+        return None
 
 
 def listen(task: Classifier, path: Path, window_s: float | None) -> Item:
@@ -125,7 +137,8 @@ def captions(items: Sequence[Item]) -> Table:
     """What was written of each sound."""
     shown = Table("file", "caption", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for item in items:
-        shown.add_row(Text(item.path.name), Text(item.row.caption or "could not be read"))
+        written = "could not be read" if item.row.error is not None else item.row.caption or ""
+        shown.add_row(Text(item.path.name), Text(written))
     return shown
 
 

@@ -24,11 +24,12 @@ def export(
         raise UsageError(f"--to {to} is neither a .onnx file nor a folder; give one of them")
     if to.exists() and to.is_dir() == (to.suffix == ".onnx"):
         raise UsageError(f"--to {to} is a {'folder' if to.is_dir() else 'file'}; give another name")
-    loaded = build.load(adapter)
+    loaded = build.load(adapter, kind="classify" if to.suffix == ".onnx" else None)
     console = Console()
     if to.suffix != ".onnx":
         peft_format.to_peft(loaded.task.encoder, to)
-        console.print(f"LoRA in PEFT's format in {to}; the classifier's head is not part of it", soft_wrap=True)
+        told = f"the encoder's LoRA in PEFT's format in {to}; nothing above the encoder is part of it"
+        console.print(told, soft_wrap=True, markup=False)
         return
     task = loaded.recipe.task
     length = seconds or task.shortest_s or task.window_s

@@ -143,8 +143,6 @@ def attention(
             title: figures.attention(encoder, wave, number, at, adapted=adapted)
             for title, adapted in (("frozen", False), ("adapted", True))
         }
-    frames = maps["frozen"][1]
-    figures.attention_maps(
-        {title: found for title, (found, _) in maps.items()}, frames, len(wave) / encoder.rate_hz, at, out
-    )
+    frames, length = maps["frozen"][1], figures.heard_s(encoder, wave)
+    figures.attention_maps({title: found for title, (found, _) in maps.items()}, frames, length, at, out)
     typer.echo(f"block {number}, {len(at)} moments in {out}")

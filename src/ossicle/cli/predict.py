@@ -9,7 +9,6 @@ from rich.console import Console
 from ossicle import audio, build
 from ossicle import predict as prediction
 from ossicle.cli.evaluate import checked_precision
-from ossicle.errors import UsageError
 
 
 def predict(
@@ -28,9 +27,7 @@ def predict(
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",
 ) -> None:
     """Label sounds; one row per window. A stopped run goes on with the same command."""
-    loaded = build.load(adapter)
-    if loaded.recipe.task.kind != "classify":
-        raise UsageError(f"{adapter} holds a {loaded.recipe.task.kind} adapter; use `ossicle caption`")
+    loaded = build.load(adapter, kind="classify")
     raise typer.Exit(to_file(loaded, paths, out, window, hop, batch, precision, {"labels": loaded.task.labels}))
 
 

@@ -55,7 +55,7 @@ class Missing(str):
 
     names: tuple[str, ...]
 
-    def __new__(cls, text: str, names: Sequence[str]) -> "Missing":
+    def __new__(cls, text: str, names: Sequence[str] = ()) -> "Missing":
         """The text, with the names as an attribute."""
         notice = super().__new__(cls, text)
         notice.names = tuple(names)
@@ -237,10 +237,11 @@ def _check_columns(name: str, table: Sequence[Row]) -> None:
 def _missing(name: str, missing: Sequence[str], total: int) -> list[str]:
     if not missing:
         return []
-    text = f"{name}: {len(missing)} of {total} rows name a sound file that is not there: {shorten(missing)}"
+    names = list(dict.fromkeys(missing))
+    text = f"{name}: {len(missing)} of {total} rows name a sound file that is not there: {shorten(names)}"
     if len(missing) == total:
         raise DataError(f"{text}; put the files beside the table, or write their paths relative to it")
-    return [Missing(f"{text}; these rows are left out", missing)]
+    return [Missing(f"{text}; these rows are left out", names)]
 
 
 def _clip(row: Row, finder: "Finder") -> Clip | None:

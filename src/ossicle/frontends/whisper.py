@@ -34,6 +34,7 @@ class WhisperLogMel(nn.Module):
         super().__init__()
         check_positive(mels=mels)
         self.rate_hz = RATE_HZ
+        self.hop_s = HOP / RATE_HZ
         self.mels = mels
         self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Band]]] = {}
 

@@ -101,7 +101,7 @@ class Captioner:
         batch = Batch(kept, waves=stacked, lengths=lengths, targets=self._targets(kept, generator))
         if generator is None:
             return batch
-        if self.augment.shift_s:  # a shorter clip goes on in silence, as it does in a longer file
+        if self.augment.whole:  # a shorter clip goes on in silence, as it does in a longer file
             batch = replace(batch, lengths=None)
         changed = self.augment.waves(stacked, generator, self.encoder.rate_hz)
         return replace(batch, waves=changed, seed=draw(generator))

@@ -121,6 +121,8 @@ class Classifier:
         wrong = [n for n in self.layers if not 0 <= n <= encoder.depth]
         if wrong:
             raise UsageError(f"{encoder.name} has layers 0 (stem) to {encoder.depth} but got {wrong[0]}")
+        if label_smoothing and (binary or multi_label):
+            raise UsageError("task.label_smoothing is of cross-entropy over all classes; set it to 0 with sigmoids")
         if pooling not in features.POOLS:
             raise UnknownNameError("pooling", pooling, features.POOLS)
         self.pooling = pooling
@@ -249,7 +251,7 @@ class Classifier:
         waves, targets, rate = batch.waves, batch.targets, self.encoder.rate_hz
         assert waves is not None and targets is not None
         lengths = batch.lengths
-        if self.augment.shift_s or self.augment.mixup:  # a shorter clip goes on in silence, as it does in a longer file
+        if self.augment.whole or self.augment.mixup:  # a shorter clip goes on in silence, as it does in a longer file
             lengths = None
         waves = self.augment.waves(waves, generator, rate)
         if self.augment.mixup:

@@ -46,6 +46,12 @@ class SoundAugment:
     noise: Amount = 0.0
     roll: Count = 0
 
+    @property
+    def whole(self) -> bool:
+        """Whether something moves or averages a clip as a whole, so that a shorter one must go on in silence."""
+        filled = self.mask_fill == "mean" and bool(self.time_mask or self.freq_mask)
+        return bool(self.shift_s or self.time_warp or self.roll) or filled
+
     def waves(self, waves: Tensor, generator: torch.Generator, rate_hz: int) -> Tensor:
         """Shift and gain (batch, samples)."""
         if self.shift_s:
