@@ -26,8 +26,8 @@ from ossicle.train.evaluate import predict_rows
 PATIENCE = 16
 PROBES_AHEAD = 8
 BATCHES_AHEAD = 2
-# Front ends' rate, to tell which windows will have equally many samples; what was loaded is checked again.
-RATE_HZ = 16_000
+# Front ends' rates divide it: it tells which windows will have equally many samples; what was loaded is checked again.
+RATE_HZ = 48_000
 
 In = TypeVar("In")
 Out = TypeVar("Out")
