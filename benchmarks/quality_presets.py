@@ -2,6 +2,7 @@
 
     python benchmarks/quality_presets.py --data esc50:PATH
 
+Whole folds, one file for each: `--per-class 0 --train 2 3 4 --test 1 --name quality_presets_fold1 --presets linear lora`.
 Rates follow the papers' families around `--lr`: the same for adapters, LoRA and biases, twice as much for prompts, a
 tenth for full fine-tuning. The default is the better of 0.001 and 0.003 for one method, hou-par, that had learnt from
 folds 1 and 2 and was tested on fold 3.
@@ -22,8 +23,9 @@ def settings(preset: str, args: argparse.Namespace) -> dict[str, Any]:
     """The tables of one preset's recipe."""
     text = PRESETS[preset].text
     frozen = text == "probe()"
+    folds = {"train": args.train, "test": args.test, "hold_out": 0.0}
     return {
-        "data": {"source": "esc50", "train": args.train, "test": args.test, "hold_out": 0.0, "per_class": 8},
+        "data": {"source": "esc50", **folds, "per_class": args.per_class},
         "backbone": {"name": args.backbone},
         "adapter": {"spec": preset},
         "task": {
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument("--presets", nargs="*", default=[], help="names; none means all that fit")
     parser.add_argument("--train", nargs="+", default=["1", "2", "3"])
     parser.add_argument("--test", nargs="+", default=["4"])
+    parser.add_argument("--per-class", type=int, default=8, help="training clips of each class; 0 takes all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=8)
@@ -71,7 +74,7 @@ def main() -> None:
     names, left_out = fitting(args.backbone)
     how = {key: getattr(args, key) for key in ("backbone", "train", "test", "epochs", "batch")}
     jobs = {(preset, seed): settings(preset, args) for seed in args.seeds for preset in args.presets or names}
-    rows.collect(args.name, jobs, args.data, how | {"clips_per_class": 8, "left_out": left_out})
+    rows.collect(args.name, jobs, args.data, how | {"clips_per_class": args.per_class, "left_out": left_out})
 
 
 if __name__ == "__main__":
