@@ -2,7 +2,8 @@
 
     python benchmarks/quality_presets.py --data esc50:PATH
 
-Whole folds, one file for each: `--per-class 0 --train 2 3 4 --test 1 --name quality_presets_fold1 --presets linear lora`.
+Whole folds, one file for each, are `--per-class 0 --train 2 3 4 --test 1 --name quality_presets_fold1` and so on.
+
 Rates follow the papers' families around `--lr`: the same for adapters, LoRA and biases, twice as much for prompts, a
 tenth for full fine-tuning. The default is the better of 0.001 and 0.003 for one method, hou-par, that had learnt from
 folds 1 and 2 and was tested on fold 3.
