@@ -5,12 +5,12 @@ the bins it covers.
 Why it is repeatable: on a CPU every clip is a computation of its own, so its numbers never depend on its neighbours.
 """
 
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ossicle.errors import AudioError, UsageError
 
@@ -21,14 +21,45 @@ MEL_GROUPS = 4
 Band = tuple[int, int, Tensor]
 
 
-class Framer(Protocol):
-    """What a front end says of itself."""
+class LogMel(nn.Module, ABC):
+    """A front end: waveforms to log-mel frames. It says its `rate_hz`, `hop_s` and `mels`."""
 
     mels: int
 
+    @abstractmethod
     def frames(self, samples: int) -> int:
-        """Frames that so many samples give."""
-        ...
+        """Frames that `samples` at `rate_hz` give.
+
+        Raises:
+            AudioError: if the clip is shorter than one window.
+        """
+
+    @abstractmethod
+    def _clips(self, waves: Tensor) -> Tensor:
+        """(batch, samples) of one length to (batch, frames, mels)."""
+
+    def forward(self, waves: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Turn waveforms into log-mel frames. No gradient flows back to the waveforms.
+
+        Args:
+            waves: (batch, samples) float32 in [-1, 1] at `rate_hz`.
+            lengths: (batch,) int64 real samples, None when all are; a row's result never depends on the others.
+
+        Returns:
+            (batch, frames, mels) float32, rows zero-padded at the end, and (batch,) int64 frames that are real.
+
+        Raises:
+            AudioError: if a clip is shorter than one window.
+            UsageError: if the shape, the dtype or the lengths do not fit.
+        """
+        counts = _check_waves(waves, lengths)
+        frames = [self.frames(count) for count in counts]
+        out = waves.new_zeros(len(counts), max(frames), self.mels)
+        with torch.no_grad(), torch.autocast(waves.device.type, enabled=False), _one_thread(waves.device):
+            for samples, rows in _pieces(counts, waves.device):
+                piece = self._clips(waves[rows, :samples])
+                out[rows, : piece.shape[1]] = piece
+        return out, torch.tensor(frames, dtype=torch.int64, device=waves.device)
 
 
 def triangles(bins: Tensor, edges: Tensor) -> Tensor:
@@ -70,23 +101,6 @@ def write_mels(
         width = weights.shape[1]
         out[..., mel : mel + width] = (power[:, low:high] @ weights).view(*out.shape[:2], width)
         mel += width
-
-
-def batched(
-    front: Framer,
-    waves: Tensor,
-    lengths: Tensor | None,
-    clips: Callable[[Tensor], Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Check, group by length, run `clips` on unpadded pieces and zero-pad the rows to the longest."""
-    counts = _check_waves(waves, lengths)
-    frames = [front.frames(count) for count in counts]
-    out = waves.new_zeros(len(counts), max(frames), front.mels)
-    with torch.no_grad(), torch.autocast(waves.device.type, enabled=False), _one_thread(waves.device):
-        for samples, rows in _pieces(counts, waves.device):
-            piece = clips(waves[rows, :samples])
-            out[rows, : piece.shape[1]] = piece
-    return out, torch.tensor(frames, dtype=torch.int64, device=waves.device)
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from ossicle.frontends.framing import (
     BLOCK_FRAMES,
     FRONTEND_VERSION,
     Band,
+    LogMel,
     bands_of,
-    batched,
     check_length,
     check_positive,
     mel_dtype,
@@ -33,7 +33,7 @@ NORMS = {
 BEATS_NORM = (15.41663, 6.55582)
 
 
-class KaldiFbank(nn.Module):
+class KaldiFbank(LogMel):
     """Kaldi filter bank: 16 kHz, 25 ms frames every 10 ms, natural-log power, normalised by (x - mean) / (2 std).
 
     Pre-emphasis 0.97, per-frame DC removal, FFT of 512, mel filters from 20 Hz to 8 kHz, only whole frames, no dither,
@@ -91,22 +91,6 @@ class KaldiFbank(nn.Module):
         """Everything that changes the numbers, for cache keys and saved recipes."""
         names = ("mels", "window", "subtract_mean", "scale", "mean", "std", "target_frames")
         return {"kind": "kaldi", "version": FRONTEND_VERSION} | {name: getattr(self, name) for name in names}
-
-    def forward(self, waves: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Turn waveforms into normalised log-mel frames. No gradient flows back to the waveforms.
-
-        Args:
-            waves: (batch, samples) float32 in [-1, 1] at 16 kHz.
-            lengths: (batch,) int64 real samples, None when all are; a row's result never depends on the others.
-
-        Returns:
-            (batch, frames, mels) float32, rows zero-padded at the end, and (batch,) int64 frames that are real.
-
-        Raises:
-            AudioError: if a clip is shorter than one 25 ms window.
-            UsageError: if the shape, the dtype or the lengths do not fit.
-        """
-        return batched(self, waves, lengths, self._clips)
 
     def _clips(self, waves: Tensor) -> Tensor:
         """(batch, samples) of one length to (batch, frames, mels)."""

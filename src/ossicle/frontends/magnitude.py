@@ -1,15 +1,15 @@
 """The log of a mel spectrogram of magnitudes that EPIC-SOUNDS is heard with."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ossicle.frontends.framing import (
     BLOCK_FRAMES,
     FRONTEND_VERSION,
     Band,
+    LogMel,
     bands_of,
-    batched,
     check_length,
     check_positive,
     mel_dtype,
@@ -24,7 +24,7 @@ FFT = 2048
 FLOOR = 1e-6
 
 
-class MagnitudeMel(nn.Module):
+class MagnitudeMel(LogMel):
     """EPIC-SOUNDS' log-mel: 24 kHz, 10 ms Hann windows every 5 ms, FFT of 2048, ln(mel + 1e-6), not normalised.
 
     The mel bands (HTK's scale, 0 to 12 kHz, not of unit area) add up magnitudes, not energies. Windows are centred on
@@ -60,22 +60,6 @@ class MagnitudeMel(nn.Module):
         """Everything that changes the numbers, for cache keys and saved recipes."""
         names = ("mels", "target_frames")
         return {"kind": "magnitude", "version": FRONTEND_VERSION} | {name: getattr(self, name) for name in names}
-
-    def forward(self, waves: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Turn waveforms into log-mel frames. No gradient flows back to the waveforms.
-
-        Args:
-            waves: (batch, samples) float32 in [-1, 1] at 24 kHz.
-            lengths: (batch,) int64 real samples, None when all are; a row's result never depends on the others.
-
-        Returns:
-            (batch, frames, mels) float32, rows zero-padded at the end, and (batch,) int64 frames that are real.
-
-        Raises:
-            AudioError: if a clip is shorter than one 10 ms window.
-            UsageError: if the shape, the dtype or the lengths do not fit.
-        """
-        return batched(self, waves, lengths, self._clips)
 
     def _clips(self, waves: Tensor) -> Tensor:
         """(batch, samples) of one length to (batch, frames, mels)."""

@@ -7,8 +7,8 @@ from ossicle.frontends.framing import (
     BLOCK_FRAMES,
     FRONTEND_VERSION,
     Band,
+    LogMel,
     bands_of,
-    batched,
     check_length,
     check_positive,
     mel_dtype,
@@ -18,7 +18,7 @@ from ossicle.frontends.framing import (
 from ossicle.frontends.kaldi import HOP, RATE_HZ, WINDOW
 
 
-class WhisperLogMel(nn.Module):
+class WhisperLogMel(LogMel):
     """Whisper's log-mel: 16 kHz, 25 ms frames every 10 ms, Slaney filters, at most 8 decades deep, (log10 + 4) / 4.
 
     Clips keep their own length; nothing is padded to 30 s.
@@ -49,22 +49,6 @@ class WhisperLogMel(nn.Module):
     def settings(self) -> dict[str, object]:
         """Everything that changes the numbers, for cache keys and saved recipes."""
         return {"kind": "whisper", "version": FRONTEND_VERSION, "mels": self.mels}
-
-    def forward(self, waves: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Turn waveforms into Whisper's log-mel frames. No gradient flows back to the waveforms.
-
-        Args:
-            waves: (batch, samples) float32 in [-1, 1] at 16 kHz.
-            lengths: (batch,) int64 real samples, None when all are; a row's result never depends on the others.
-
-        Returns:
-            (batch, frames, mels) float32, rows zero-padded at the end, and (batch,) int64 frames that are real.
-
-        Raises:
-            AudioError: if a clip is shorter than one 25 ms window.
-            UsageError: if the shape, the dtype or the lengths do not fit.
-        """
-        return batched(self, waves, lengths, self._clips)
 
     def _clips(self, waves: Tensor) -> Tensor:
         """(batch, samples) of one length to (batch, frames, mels)."""
