@@ -54,6 +54,8 @@ def test_folds_rotate_with_and_without_validation() -> None:
         ("fold2_seed0", ["1", "3"], 0.0), ("fold2_seed1", ["1", "3"], 0.0),
     ]  # fmt: skip
     assert [r.name for r in protocols.runs(recipe(), seeds=[7])] == ["seed7"]
+    (seen,) = protocols.runs(recipe(), folds=["1", "2", "3"], tests=["2"], validation="test")
+    assert (seen.recipe.data.train, seen.recipe.data.val, seen.recipe.data.test) == (["1", "3"], ["2"], ["2"])
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,14 @@ def test_means_are_over_folds_first() -> None:
     assert protocols.summary(made[:1])["std_folds"] is None
     with pytest.raises(UsageError, match="no finished run"):
         protocols.summary([])
+
+
+def test_the_best_epoch_is_that_of_the_mean_over_folds() -> None:
+    made = rows(("1", 0, 0.9, ""), ("2", 0, 0.5, ""))
+    assert protocols.best_epoch(made) is None
+    for row, figures in zip(made, ((0.2, 0.8, 0.9), (0.7, 0.7, 0.5)), strict=True):
+        row["epochs"] = [{"accuracy": figure} for figure in figures]
+    assert protocols.best_epoch(made) == (2, pytest.approx(0.75))  # not 3 and 1, the best of each
 
 
 def test_two_systems_are_compared_run_by_run() -> None:
@@ -195,6 +205,20 @@ def test_what_cannot_run_says_why_and_what_can_is_run_once(tiny_backbone, tones,
     assert again == [8]  # only the one that never finished
     kept = json.loads((tmp_path / "A_table2.json").read_text())["cells"]
     assert {cell["row"] for cell in kept} == {"LoRA", "Bottle"}  # the other row's cells are not lost
+
+
+def test_the_epoch_is_chosen_by_the_test_folds_where_the_paper_did_so(tiny_backbone, tones, tmp_path) -> None:
+    changes = (*QUICK, "train.epochs=3", "task.window_s=1")
+    options = Options(backbone="whisper-tiny.en", folds=("1", "2", "3", "4"), tests=("3", "4"), changes=changes)
+    cells = reproduce.reproduce("E/table2", {"esc50": tones}, tmp_path, options, ["linear"])
+    (cell,) = (c for c in cells if c.column == "esc50")
+    folder = tmp_path / "linear_esc50"
+    rows = [json.loads((folder / f"fold{n}_seed0.json").read_text()) for n in (3, 4)]
+    each = [[epoch["accuracy"] for epoch in row["epochs"]] for row in rows]
+    assert [e[-1] for e in each] == [pytest.approx(row["scores"]["accuracy"]) for row in rows]  # the last is kept
+    means = [50 * (a + b) for a, b in zip(*each, strict=True)]
+    assert len(means) == 3 and cell.best == (means.index(max(means)) + 1, pytest.approx(max(means)))
+    assert f"{max(means):.2f} after epoch" in (tmp_path / "E_table2.md").read_text()
 
 
 def test_absent_weights_are_a_reason(tones, tmp_path, monkeypatch) -> None:

@@ -20,8 +20,9 @@ from ossicle.errors import CheckpointError, DataError, UsageError
 from ossicle.files import write_atomic
 from ossicle.metrics.compare import Comparison, paired_bootstrap
 from ossicle.train.checkpoint import LAST
+from ossicle.train.loop import METRICS
 
-Validation = Literal["none", "next"]
+Validation = Literal["none", "next", "test"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def runs(
         tests: folds to test on in turn; empty takes all of them.
         seeds: each fold is run with every one.
         validation: "none" trains on all other folds, "next" keeps the fold before the test fold, in a circle, for
-            validation (PETL of AST: train 1 2 3, validate 4, test 5).
+            validation (PETL of AST: train 1 2 3, validate 4, test 5), "test" also scores the test fold after every
+            epoch, for `best_epoch`.
 
     Raises:
         UsageError: for a test fold that is not among the folds, or fewer folds than the protocol needs.
@@ -65,7 +67,7 @@ def runs(
         return [Run(f"seed{seed}", _with(recipe, {}, seed)) for seed in seeds]
     made = []
     for test in tests or folds:
-        val = [folds[folds.index(test) - 1]] if validation == "next" else []
+        val = {"none": [], "next": [folds[folds.index(test) - 1]], "test": [test]}[validation]
         train = [fold for fold in folds if fold not in (test, *val)]
         parts: dict[str, Any] = {"train": train, "val": val, "test": [test], "hold_out": 0.0}
         made += [Run(f"fold{test}_seed{seed}", _with(recipe, parts, seed)) for seed in seeds]
@@ -84,7 +86,8 @@ def run(one: Run, dataset: Dataset, out: Path, *, quiet: bool = True) -> dict[st
     """Train and test one run, go on with a begun one, or read its row if it is done.
 
     Returns:
-        `name`, `test` (splits tested on), `seed`, `scores`, `correct` ("1" and "0" by clip name, for pairing), counts.
+        `name`, `test` (splits tested on), `seed`, `scores`, `correct` ("1" and "0" by clip name, for pairing), counts;
+        `epochs`, the scores after each one, where the test splits are those of validation.
 
     Raises:
         OssicleError: of every kind training raises.
@@ -104,15 +107,23 @@ def run(one: Run, dataset: Dataset, out: Path, *, quiet: bool = True) -> dict[st
         raise DataError(f"{one.name} has no test clips; name data.test or use data with a test split")
     judged = (folder / build.JUDGED.format("test")).read_text(encoding="utf-8").splitlines()
     lines = sorted((json.loads(line) for line in judged), key=lambda line: (line["name"], line["start"]))
+    data = one.recipe.data
     row = {
-        "name": one.name, "test": one.recipe.data.test, "seed": one.recipe.train.seed,
+        "name": one.name, "test": data.test, "seed": one.recipe.train.seed,
         "scores": manifest["scores"]["test"],
+        "epochs": _validated(folder) if data.val and data.val == data.test else [],
         "correct": "".join(str(int(line["label"] == line["wanted"])) for line in lines),
         "train_clips": manifest["data"]["train"], "test_clips": manifest["data"]["test"],
         "parameters": manifest["parameters"], "recipe": recipe,
     }  # fmt: skip
     write_atomic(file, lambda part: part.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8"))
     return row
+
+
+def _validated(folder: Path) -> list[dict[str, float]]:
+    """The validation scores after each epoch."""
+    lines = map(json.loads, (folder / METRICS).read_text(encoding="utf-8").splitlines())
+    return [{k.removeprefix("val_"): v for k, v in line.items() if k.startswith("val_")} for line in lines]
 
 
 def _same(stored: dict[str, Any], recipe: Recipe) -> bool:
@@ -143,6 +154,20 @@ def summary(rows: Sequence[dict[str, Any]], score: str = "accuracy") -> dict[str
         "std_seeds": statistics.stdev(by_seed) if len(by_seed) > 1 else None,
         "folds": len(by_fold), "seeds": len(by_seed),
     }  # fmt: skip
+
+
+def best_epoch(rows: Sequence[dict[str, Any]], score: str = "accuracy") -> tuple[int, float] | None:
+    """The epoch with the best mean of a score over test folds, and that mean: AST's way of choosing, which flatters.
+
+    Returns:
+        Epoch counted from 1 and the mean; None where a row was not scored on its test splits after every epoch.
+    """
+    epochs = zip(*(row.get("epochs", []) for row in rows), strict=False)
+    means = [
+        summary([{**row, "scores": scores} for row, scores in zip(rows, epoch, strict=True)], score)["mean"]
+        for epoch in epochs
+    ]
+    return (means.index(max(means)) + 1, max(means)) if means else None
 
 
 def compare(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> Comparison:

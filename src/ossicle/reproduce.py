@@ -58,6 +58,7 @@ class Cell:
         column: the data set, with @k for few-shot.
         printed: the paper's figure in percent.
         ours: `protocols.summary` of the finished runs, in percent, or None.
+        best: `protocols.best_epoch`, in percent, where the paper chooses an epoch by the test folds.
         score: which score it is.
         reason: why it was not run; empty if it was.
         parameters: trainable, without the head.
@@ -69,6 +70,7 @@ class Cell:
     column: str
     printed: float | None
     ours: dict[str, Any] | None = None
+    best: tuple[int, float] | None = None
     score: str = "accuracy"
     reason: str = ""
     parameters: int | None = None
@@ -183,6 +185,8 @@ def _cell(
     total = protocols.summary(done, cell.score)
     percent = ("mean", "std_folds", "std_seeds")
     cell.ours = {k: v * 100 if k in percent and v is not None else v for k, v in total.items()}
+    best = protocols.best_epoch(done, cell.score)
+    cell.best = None if best is None else (best[0], best[1] * 100)
     cell.parameters = done[0]["parameters"]["adapter"]
     return cell
 
@@ -254,12 +258,16 @@ def markdown(table: str, cells: Sequence[Cell], mode: str) -> str:
 
 
 def figure(cell: Cell) -> str:
-    """Our number as text: mean ± deviation over folds, or seeds, and how many; empty if not run."""
+    """Our number as text: mean ± deviation over folds, or seeds, and how many; empty if not run.
+
+    Where the paper chooses the epoch by the test folds that figure stands behind the last epoch's.
+    """
     if cell.ours is None:
         return ""
     deviation = cell.ours["std_folds"] if cell.ours["std_folds"] is not None else cell.ours["std_seeds"]
     spread = "" if deviation is None else f" ± {deviation:.2f}"
-    return f"{cell.ours['mean']:.2f}{spread} ({cell.ours['folds']} test part(s), {cell.ours['seeds']} seed(s))"
+    best = "" if cell.best is None else f"; {cell.best[1]:.2f} after epoch {cell.best[0]}, best on the test parts"
+    return f"{cell.ours['mean']:.2f}{spread} ({cell.ours['folds']} test part(s), {cell.ours['seeds']} seed(s)){best}"
 
 
 def checked_mode(text: str) -> Mode:

@@ -142,7 +142,7 @@ CHANGES = Augment(
 FEATURE_CHANGES = [
     {}, {"time_warp": 3}, {"noise": 0.1}, {"roll": 4},
     {"time_mask": 8}, {"time_mask": 8, "time_masks": 3}, {"time_mask": 8, "mask_fill": "mean"},
-    {"freq_mask": 8}, {"freq_mask": 8, "freq_masks": 3},
+    {"time_mask": 8, "mask_fill": 0.6}, {"freq_mask": 8}, {"freq_mask": 8, "freq_masks": 3},
 ]  # fmt: skip
 
 

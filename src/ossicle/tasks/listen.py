@@ -30,7 +30,8 @@ class SoundAugment:
         freq_mask: SpecAugment, widest frequency mask in mel bands.
         time_masks: how many of them.
         freq_masks: how many of them.
-        mask_fill: what masks are filled with: zero, which is the mean of normalised features, or the clip's own mean.
+        mask_fill: what masks are filled with: zero, which is the mean of normalised features, the clip's own mean, or
+            another number.
         noise: even noise on the features, of a height drawn up to this.
         roll: circular shift of the features, up to this many frames either way.
     """
@@ -42,7 +43,7 @@ class SoundAugment:
     freq_mask: Count = 0
     time_masks: Count = 1
     freq_masks: Count = 1
-    mask_fill: Literal["zero", "mean"] = "zero"
+    mask_fill: Literal["zero", "mean"] | Annotated[float, Field(allow_inf_nan=False)] = "zero"
     noise: Amount = 0.0
     roll: Count = 0
 
@@ -65,9 +66,10 @@ class SoundAugment:
         if self.time_warp:
             features = augment.time_warp(features, generator, most=self.time_warp)
         if self.time_mask or self.freq_mask:
+            fill = None if self.mask_fill == "mean" else 0.0 if self.mask_fill == "zero" else self.mask_fill
             features = augment.spec_augment(
                 features, generator, time=self.time_mask, freq=self.freq_mask,
-                time_masks=self.time_masks, freq_masks=self.freq_masks, fill=0.0 if self.mask_fill == "zero" else None,
+                time_masks=self.time_masks, freq_masks=self.freq_masks, fill=fill,
             )  # fmt: skip
         if self.noise:
             features = augment.noise(features, generator, height=self.noise)
