@@ -110,6 +110,15 @@ class TestEveryKind:
         wave = load(written(tmp_path, kind, np.stack([loud, 0 * loud], axis=1)), 16_000)
         assert abs(float(wave.abs().max()) - 0.2) < 0.02
 
+    def test_one_channel_is_heard_alone(self, kind, tmp_path):
+        rate = KINDS[kind][0]
+        both = written(tmp_path, kind, np.stack([sweep(rate), 0 * sweep(rate)], axis=1))
+        left, right = (load(both, 16_000, channel=n) for n in (1, 2))
+        assert correlation(left, torch.from_numpy(sweep(16_000))) > 0.99 and right.abs().max() < 0.05
+        assert abs(float(left.abs().max()) - 0.4) < 0.03
+        with pytest.raises(AudioError, match="has 2 channels, no channel 3"):
+            load(both, 16_000, channel=3)
+
     def test_only_a_header_is_an_audio_error(self, kind, tmp_path):
         with pytest.raises(AudioError) as error:
             load(cut(written(tmp_path, kind), 0.0003), 16_000)
@@ -121,6 +130,22 @@ def test_eight_channels_at_192_khz(tmp_path):
     soundfile.write(path, np.tile(sweep(192_000, 0.5)[:, None], (1, 8)), 192_000)
     assert probe(path) == Info(0.5, 192_000, 8, 96_000)
     assert correlation(load(path, 16_000), torch.from_numpy(sweep(16_000, 0.5))) > 0.9999
+
+
+def test_a_mono_sound_is_every_channel(tmp_path):
+    path = written(tmp_path, "wav")
+    assert torch.equal(load(path, 16_000, channel=2), load(path, 16_000))
+    with pytest.raises(UsageError, match="channel came as -1"):
+        load(path, 16_000, channel=-1)
+
+
+def test_channels_in_containers(tmp_path):
+    path = contained(tmp_path, "m4a", "aac", 44_100)
+    left, right = (load(path, 16_000, channel=n) for n in (1, 2))
+    assert not torch.equal(left, right)  # the codec rounds each on its own
+    torch.testing.assert_close((left + right) / 2, load(path, 16_000), atol=1e-5, rtol=0)
+    with pytest.raises(AudioError, match="has 2 channels, no channel 3"):
+        load(path, 16_000, channel=3)
 
 
 def test_what_overshoots_is_clipped(tmp_path):

@@ -89,6 +89,7 @@ def test_the_key_follows_from_the_sound(tmp_path, clip):
     assert computed(replace(clip, start=0.1)) == 1
     assert computed(replace(clip, end=0.5)) == 1
     assert computed(replace(clip, start=0.1, end=0.5)) == 1
+    assert computed(replace(clip, channel=1)) == 1
     assert computed(clip, replace(clip, start=0.1)) == 0
     data = bytearray(clip.path.read_bytes())
     data[-1] ^= 1

@@ -36,6 +36,8 @@ def test_splits(clips):
     parts = split(clips, recipe("data.hold_out=0.25").data, 0)
     assert len(parts.train) == 6 and {clip.labels for clip in parts.val} == {("low",), ("high",)}
     assert len(split(clips, recipe("data.per_class=2", "data.hold_out=0").data, 0).train) == 4
+    heard = split(clips, recipe("data.val=['1']", "data.test=['2']", "data.channel=2").data, 0)
+    assert {clip.channel for part in (heard.train, heard.val, heard.test) for clip in part} == {2}
 
 
 def test_splits_that_cannot_be(clips):

@@ -42,31 +42,37 @@ def probe(path: str | Path) -> Info:
     return decoding.probe(Path(path))
 
 
-def load(path: str | Path, rate_hz: int, *, start: float = 0.0, end: float | None = None) -> torch.Tensor:
+def load(
+    path: str | Path, rate_hz: int, *, start: float = 0.0, end: float | None = None, channel: int = 0
+) -> torch.Tensor:
     """Decode a file, or a stretch of it, to mono at `rate_hz`.
 
-    Channels are averaged, soxr resamples at its HQ setting, and what overshoots is clipped to [-1, 1].
+    soxr resamples at its HQ setting, and what overshoots is clipped to [-1, 1].
 
     Args:
         path: the sound file.
         rate_hz: samples per second wanted.
         start: first second wanted.
         end: second after the last one wanted, at most 0.1 s after the sound's end; None means all there is.
+        channel: 0 averages all, 1 is the first; a sound with only one gives it whichever is wanted.
 
     Returns:
         (samples,) float32 in [-1, 1]; sample 0 is sample round(start * rate_hz) of the whole file.
 
     Raises:
-        AudioError: if the file is missing, empty, cut off, no sound or not finite, or the stretch is not in it.
-        UsageError: if `rate_hz` is not positive.
+        AudioError: if the file is missing, empty, cut off, no sound or not finite, or the stretch or the channel is not
+            in it.
+        UsageError: if `rate_hz` is not positive or `channel` is negative.
     """
     path = Path(path)
     if rate_hz <= 0:
         raise UsageError(f"rate_hz came as {rate_hz}; wanted samples per second above 0")
+    if channel < 0:
+        raise UsageError(f"channel came as {channel}; wanted 1 for the first, or 0 for the mean of all")
     if not (0.0 <= start < math.inf and (end is None or start < end < math.inf)):
         raise AudioError(f"{path}: seconds {start} to {end} were asked for; start must be 0 or more and before end")
     try:
-        decoded = decoding.decode(path, rate_hz, start, end)
+        decoded = decoding.decode(path, rate_hz, start, end, channel)
         _check_reach(path, decoded, start, end)
         return torch.from_numpy(_resample(path, decoded, rate_hz, start, end))
     except MemoryError:

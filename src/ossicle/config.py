@@ -34,6 +34,9 @@ class Data(Table):
         default=0.1, ge=0, lt=1, description="share of the training clips for validation if val is empty"
     )
     licences: list[str] = Field(default=[], description="only clips under these licences; empty takes all")
+    channel: int = Field(
+        default=0, ge=0, description="of files with several: 1 is the first; 0 averages all, at prediction too"
+    )
     per_class: int = Field(default=0, ge=0, description="few-shot: clips per class; 0 takes all")
     per_class_from: Literal["seeded", "first"] = Field(
         default="seeded", description="few-shot: drawn with the seed, or the first in file order (parity)"

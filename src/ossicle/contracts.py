@@ -26,6 +26,7 @@ class Clip:
         group: the recording it was cut from; a group is never split between training and validation.
         licence: the clip's own licence as the data set states it.
         name: the name it has in its data set (never a path of this machine).
+        channel: of a file with several: 0 averages all, 1 is the first.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Clip:
     group: str = ""
     licence: str = ""
     name: str = ""
+    channel: int = 0
 
 
 @dataclass(frozen=True)

@@ -83,16 +83,16 @@ def probe(path: Path) -> Info:
         return Info(file.frames / file.samplerate, file.samplerate, file.channels, file.frames)
 
 
-def decode(path: Path, rate_hz: int, start: float, end: float | None) -> Decoded:
+def decode(path: Path, rate_hz: int, start: float, end: float | None, channel: int = 0) -> Decoded:
     """Decode seconds `start` to `end` (None: the end of the file) with margins that suit resampling to `rate_hz`.
 
     Raises:
-        AudioError: if the file is missing, unreadable, empty, damaged or no sound.
+        AudioError: if the file is missing, unreadable, empty, damaged or no sound, or lacks the channel.
     """
     with _open(path) as file:
         if file is None:
-            return _decode_container(path, rate_hz, start, end)
-        return _decode_file(path, file, rate_hz, start, end)
+            return _decode_container(path, rate_hz, start, end, channel)
+        return _decode_file(path, file, rate_hz, start, end, channel)
 
 
 @contextmanager
@@ -173,7 +173,14 @@ def _stretch(rate: int, rate_hz: int, start: float, end: float | None, margin_s:
     return first, None if end is None else math.ceil((end + margin_s) * rate)
 
 
-def _decode_file(path: Path, file: Any, rate_hz: int, start: float, end: float | None) -> Decoded:
+def _mono(path: Path, both: Samples, channel: int) -> Samples:
+    """(samples,) of (channels, samples): one channel, or the mean for 0; of a single one that, whichever is wanted."""
+    if 1 < len(both) < channel:
+        raise AudioError(f"{path}: has {len(both)} channels, no channel {channel}; 0 asks for their mean")
+    return both.mean(axis=0) if channel == 0 else np.ascontiguousarray(both[min(channel, len(both)) - 1])
+
+
+def _decode_file(path: Path, file: Any, rate_hz: int, start: float, end: float | None, channel: int) -> Decoded:
     """Read with libsndfile, all in one call: in mp3 every further call would seek and spoil a frame."""
     rate = file.samplerate
     margin_s = MP3_MARGIN_S if file.format == "MP3" else MARGIN_S
@@ -188,8 +195,7 @@ def _decode_file(path: Path, file: Any, rate_hz: int, start: float, end: float |
             f"{path}: damaged or cut off ({_line(error)}): {_readable_s(path, *_head(path)):.2f} s of "
             f"{file.frames / rate:.2f} s could be read; copy or encode it again"
         ) from None
-    mono = both[:, 0] if both.shape[1] == 1 else both.mean(axis=1)
-    return Decoded(mono, rate, first, _declared_frames(file) / rate)
+    return Decoded(_mono(path, both.T, channel), rate, first, _declared_frames(file) / rate)
 
 
 def _last_sure_seek(path: Path) -> int:
@@ -357,7 +363,7 @@ def _probe_container(path: Path) -> Info:
         return Info(seconds, stream.rate, stream.channels, round(seconds * stream.rate))
 
 
-def _decode_container(path: Path, rate_hz: int, start: float, end: float | None) -> Decoded:
+def _decode_container(path: Path, rate_hz: int, start: float, end: float | None, channel: int) -> Decoded:
     """Read with PyAV; seeks where time stamps count samples, else decodes from the beginning."""
     with _container(path) as (container, stream):
         rate = stream.rate
@@ -367,7 +373,7 @@ def _decode_container(path: Path, rate_hz: int, start: float, end: float | None)
         if seeks:
             container.seek(first + origin, stream=stream)
         at, have, pieces = 0, 0, list[Samples]()
-        for stamp, piece in _mono_frames(path, container, stream):
+        for stamp, piece in _mono_frames(path, container, stream, channel):
             if not pieces:
                 have = at = stamp - origin if seeks else 0
             pieces.append(piece)
@@ -382,12 +388,12 @@ def _decode_container(path: Path, rate_hz: int, start: float, end: float | None)
         )
 
 
-def _mono_frames(path: Path, container: Any, stream: Any) -> Iterator[tuple[int, Samples]]:
-    """Time stamp and (samples,) float32 of each decoded frame, channels averaged."""
+def _mono_frames(path: Path, container: Any, stream: Any, channel: int) -> Iterator[tuple[int, Samples]]:
+    """Time stamp and (samples,) float32 of each decoded frame."""
     av = _import_av(path)
     to_float = av.AudioResampler(format="fltp")
     for frame in container.decode(stream):
         if frame.sample_rate != stream.rate:
             raise AudioError(f"{path}: changes its rate from {stream.rate} to {frame.sample_rate} Hz; encode it again")
         for part in to_float.resample(frame):
-            yield frame.pts or 0, part.to_ndarray().mean(axis=0, dtype=np.float32)
+            yield frame.pts or 0, _mono(path, part.to_ndarray(), channel)

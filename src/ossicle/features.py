@@ -102,8 +102,8 @@ def sequence(encoded: Encoded, layers: Sequence[int], squeeze: int = 1) -> tuple
 class _Disk:
     """Arrays on disk by everything their numbers follow from; a full disk only costs the cache.
 
-    A key holds the sound's bytes, start and end, decode version, front-end settings, digests of weights and adapter,
-    what was computed.
+    A key holds the sound's bytes, start, end and channel, decode version, front-end settings, digests of weights and
+    adapter, what was computed.
     """
 
     def __init__(self, encoder: Encoder, root: Path | None, what: list[object]) -> None:
@@ -135,7 +135,7 @@ class _Disk:
                 self._hashes[clip.path] = audio.content_hash(clip.path)
         except (AudioError, OSError):
             return None
-        text = f"{self._hashes[clip.path]}|{clip.start}|{clip.end}|{variant}|{self.setting}"
+        text = f"{self._hashes[clip.path]}|{clip.start}|{clip.end}|{clip.channel}|{variant}|{self.setting}"
         key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return self.root / key[:2] / f"{key}.npy"
 

@@ -8,7 +8,7 @@ import torch
 
 from ossicle.config import ClassifyTable, Data, Recipe
 from ossicle.contracts import Clip
-from ossicle.data.splits import check_labels, hold_out, per_class, select
+from ossicle.data.splits import check_labels, hold_out, on_channel, per_class, select
 from ossicle.errors import DataError
 
 OWN_SPLITS = {
@@ -34,6 +34,7 @@ def split(clips: Sequence[Clip], data: Data, seed: int) -> Split:
         UnknownNameError: for a split the data does not have.
         DataError: if nothing is left to train on.
     """
+    clips = on_channel(clips, data.channel)
     data = _own_splits(clips, data)
     usable = select(clips, None, data.licences or None)
     test = select(clips, data.test, None) if data.test else []

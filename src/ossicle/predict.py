@@ -125,9 +125,11 @@ class Predictor:
             window of at least half a second, for which it may begin earlier.
         batch: windows at a time.
         precision: of the model.
+        channel: of files with several: 1 is the first, 0 averages all.
 
     Raises:
-        UsageError: if a length is not positive, the hop is longer than the window or the batch is below 1.
+        UsageError: if a length is not positive, the hop is longer than the window, the batch is below 1 or the channel
+            is negative.
     """
 
     def __init__(
@@ -138,13 +140,17 @@ class Predictor:
         hop_s: float | None = None,
         batch: int = 16,
         precision: Precision = "float32",
+        channel: int = 0,
     ) -> None:
         hop_s = window_s if hop_s is None else hop_s
         if not 0 < hop_s <= window_s < math.inf or hop_s < 0.001:
             raise UsageError(f"windows of {window_s} s every {hop_s} s came; wanted 0.001 s or more and hop <= window")
         if batch < 1:
             raise UsageError(f"a batch of {batch} windows was asked for; give 1 or more")
+        if channel < 0:
+            raise UsageError(f"channel {channel} was asked for; give 1 for the first, or 0 for the mean of all")
         self.task, self.model, self.batch, self.precision = task, model, batch, precision
+        self.channel = channel
         self.window_s, self.hop_s = round(window_s, 3), round(hop_s, 3)
         self._lock = threading.Lock()
 
@@ -157,6 +163,7 @@ class Predictor:
         return {
             "version": ossicle.__version__, "task": self.task.kind, "model": self.model, "weights": digest.hexdigest(),
             "window_s": self.window_s, "hop_s": self.hop_s, "precision": resolve(self.precision),
+            "channel": self.channel,
         }  # fmt: skip
 
     def files(self, paths: Iterable[Path]) -> Iterator[tuple[Path, list[Prediction]]]:
@@ -208,7 +215,7 @@ class Predictor:
                 number += 1
                 yield []  # so that it is passed on
             for index in range(len(file.spans)):
-                window = _Window(file, index, number, _clip(file, index))
+                window = _Window(file, index, number, self._clip(file, index))
                 number += 1
                 group = groups.setdefault(window.samples, [])
                 group.append(window)
@@ -222,6 +229,11 @@ class Predictor:
         """The groups that window `number` should not go before."""
         while groups and number - next(iter(groups.values()))[0].number >= PATIENCE * self.batch:
             yield groups.pop(next(iter(groups)))
+
+    def _clip(self, file: _File, index: int) -> Clip:
+        """A window's clip; the last one is read to the file's end, so that a file that was cut off is found out."""
+        start, end = file.spans[index]
+        return Clip(file.path, start, None if index == len(file.spans) - 1 else end, channel=self.channel)
 
     def _load(self, group: list[_Window]) -> _Loaded:
         return _Loaded(self.task, self._lock, [window.clip for window in group])
@@ -237,12 +249,6 @@ class Predictor:
             return replace(row, path=str(file.path), start=start, end=last, model=self.model)
         end = None if len(file.spans) == 1 else last
         return Prediction(str(file.path), start, end, error=_line(error), model=self.model)
-
-
-def _clip(file: _File, index: int) -> Clip:
-    """A window's clip; the last one is read to the file's end, so that a file that was cut off is found out."""
-    start, end = file.spans[index]
-    return Clip(file.path, start=start, end=None if index == len(file.spans) - 1 else end)
 
 
 def _line(text: str) -> str:

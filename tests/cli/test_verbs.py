@@ -178,6 +178,26 @@ def test_predict_on_good_and_bad_files(ossicle, adapter, tmp_path):
     assert fine.code == 0 and fine.err == ""
 
 
+def test_predict_hears_the_channel_that_was_trained_on(ossicle, sounds, tmp_path, whisper_weights):
+    """The right channel is what the label says, the left one the other label's tone."""
+    tones = {label: [soundfile.read(path)[0] for path in sorted((sounds / label).iterdir())] for label in TONES}
+    for label, other in (("low", "high"), ("high", "low")):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        for i, (left, right) in enumerate(zip(tones[other], tones[label], strict=True)):
+            soundfile.write(tmp_path / "in" / label / f"{i}.wav", np.stack([left, right], axis=1), 16_000)
+    out, told = tmp_path / "adapter", []
+    settings = ("--set", "data.channel=2", "--set", "train.epochs=20", "--set", "data.hold_out=0")
+    assert ossicle("train", "classify", tmp_path / "in", "--out", out, *PROBE, *settings).code == 0
+    assert json.loads(ossicle("evaluate", out, tmp_path / "in", "--json").out)["accuracy"] == 1.0
+    for options in ((), ("--channel", 2), ("--channel", 1)):
+        file = tmp_path / f"rows{len(told)}.jsonl"
+        assert ossicle("predict", out, tmp_path / "in", "--out", file, *options).code == 0
+        told.append([row["label"] for row in rows(file)])
+    assert told[0] == told[1] == ["high"] * 4 + ["low"] * 4 and told[2] == ["low"] * 4 + ["high"] * 4
+    run = ossicle("predict", out, tmp_path / "in", "--out", tmp_path / "no.csv", "--channel", 3)
+    assert run.code == 1 and "8 could not be read" in run.out
+
+
 def test_evaluate_scores_and_tells(ossicle, adapter, sounds, tmp_path):
     run = ossicle("evaluate", adapter, sounds, "--json", "--out", tmp_path / "rows.jsonl")
     scores = json.loads(run.out)

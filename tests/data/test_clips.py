@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from ossicle.data.clips import WaveCache, load_waves, stack
 from ossicle.errors import AudioError, UsageError
 
 RATE = 8000
-KEY = ("a", 0, 0, 0.0, None, RATE)
+KEY = ("a", 0, 0, 0.0, None, 0, RATE)
 
 
 def put(path: Path, value: float = 0.5, samples: int = RATE) -> Clip:
@@ -48,6 +49,8 @@ def test_the_cache_saves_decoding_and_notices_a_changed_file(tmp_path: Path) -> 
     assert load_waves([clip], RATE, cache=cache)[0] is first
     assert len(load_waves([clip], RATE // 2, cache=cache)) == 1
     assert len(cache) == 2
+    load_waves([replace(clip, channel=1)], RATE, cache=cache)
+    assert len(cache) == 3
     put(tmp_path / "a.wav", 0.25)
     os.utime(clip.path, ns=(1, 1))
     (again,) = load_waves([clip], RATE, cache=cache)

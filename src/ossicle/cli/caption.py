@@ -9,9 +9,7 @@ import typer
 from rich.console import Console
 
 from ossicle import audio, build, config
-from ossicle import predict as prediction
-from ossicle.cli.evaluate import checked_precision
-from ossicle.cli.predict import to_file
+from ossicle.cli.predict import predictor_of, to_file
 from ossicle.contracts import Prediction
 from ossicle.tasks.decode import Decoding
 
@@ -35,6 +33,9 @@ def caption(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="One setting of its recipe, such as task.llm=FOLDER.")
     ] = None,
+    channel: Annotated[
+        int | None, typer.Option(min=0, help="Of files with several: 1 is the first, 0 averages; the recipe's usually.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Windows at a time.")] = 16,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
@@ -42,13 +43,11 @@ def caption(
     """Caption sounds; one caption per window. With --out a stopped run goes on with the same command."""
     loaded = build.load(adapter, change or [], kind="caption-llm")
     how = _decoding(loaded, decoding or [])
+    predictor = predictor_of(loaded, window, hop, channel, batch, precision)
     if out is not None:
-        extras = {"language model": loaded.task.language.digest, "decoding": asdict(how)}
-        raise typer.Exit(to_file(loaded, paths, out, window, hop, batch, precision, extras))
-    predictor = prediction.Predictor(
-        loaded.task, loaded.name, loaded.recipe.task.window_s if window is None else window,
-        hop_s=hop, batch=batch, precision=checked_precision(precision),
-    )  # fmt: skip
+        task = loaded.task
+        extras = {"backbone": task.encoder.digest, "language model": task.language.digest, "decoding": asdict(how)}
+        raise typer.Exit(to_file(predictor, paths, out, extras))
     failed = False
     for _, rows in predictor.files(audio.find(paths)):
         for row in rows:

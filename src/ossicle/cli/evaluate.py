@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ossicle import build, results
 from ossicle.cli.train import opened
-from ossicle.data.splits import select
+from ossicle.data.splits import on_channel, select
 from ossicle.devices import Precision
 from ossicle.errors import UnknownNameError, UsageError
 from ossicle.train import evaluate as scoring
@@ -37,7 +37,7 @@ def evaluate(
         if loaded.recipe.task.kind != "caption-llm":
             raise UsageError("--metrics chooses caption metrics, but this is no captioner; leave it out")
         loaded.task.metrics = tuple(metrics)
-    clips = select(opened(data).clips, split or None, None)
+    clips = on_channel(select(opened(data).clips, split or None, None), loaded.recipe.data.channel)
     chosen = checked_precision(precision)
     window = loaded.recipe.task.window_s
     rows, scores = scoring.evaluate(loaded.task, clips, batch=batch, precision=chosen, window_s=window)

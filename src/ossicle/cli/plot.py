@@ -14,7 +14,7 @@ from ossicle.build import backbone
 from ossicle.cli.train import opened
 from ossicle.contracts import Clip
 from ossicle.data.clips import load_waves
-from ossicle.data.splits import select
+from ossicle.data.splits import on_channel, select
 from ossicle.errors import AudioError, DataError
 from ossicle.features import FeatureStore
 from ossicle.figures import Point
@@ -43,6 +43,7 @@ def tokens(
     figures.check(out)
     loaded = build.load(adapter)
     clips = _some(select(opened(data).clips, split or None, None), classes or [], limit)
+    clips = on_channel(clips, loaded.recipe.data.channel)
     shortest = loaded.recipe.task.shortest_s
     frozen = backbone.frozen(loaded.recipe)
     with tempfile.TemporaryDirectory() as own:  # what an adapter changed must not lie in the frozen encoder's cache
@@ -134,7 +135,9 @@ def attention(
     loaded = build.load(adapter)
     encoder, task = loaded.task.encoder, loaded.recipe.task
     end = min(task.window_s, audio.probe(file).duration_s)
-    wave = load_waves([Clip(file, end=end)], encoder.rate_hz, shortest_s=task.shortest_s)[0]
+    wave = load_waves(
+        [Clip(file, end=end, channel=loaded.recipe.data.channel)], encoder.rate_hz, shortest_s=task.shortest_s
+    )[0]
     if isinstance(wave, AudioError):
         raise wave
     number = encoder.depth - 1 if block == -1 else block

@@ -1,5 +1,6 @@
 """`ossicle predict DIR PATH... --out F`: labels for files, folders and globs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +8,8 @@ import typer
 from rich.console import Console
 
 from ossicle import audio, build
-from ossicle import predict as prediction
 from ossicle.cli.evaluate import checked_precision
+from ossicle.predict import Predictor, predict_to_file
 
 
 def predict(
@@ -23,34 +24,37 @@ def predict(
     hop: Annotated[
         float | None, typer.Option(min=0.05, help="Seconds from one row to the next; the window if not given.")
     ] = None,
+    channel: Annotated[
+        int | None, typer.Option(min=0, help="Of files with several: 1 is the first, 0 averages; the recipe's usually.")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Windows at a time.")] = 16,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",
 ) -> None:
     """Label sounds; one row per window. A stopped run goes on with the same command."""
     loaded = build.load(adapter, kind="classify")
-    raise typer.Exit(to_file(loaded, paths, out, window, hop, batch, precision, {"labels": loaded.task.labels}))
+    predictor = predictor_of(loaded, window, hop, channel, batch, precision)
+    extras = {"backbone": loaded.task.encoder.digest, "labels": loaded.task.labels}
+    raise typer.Exit(to_file(predictor, paths, out, extras))
 
 
-def to_file(
-    loaded: build.Loaded,
-    paths: list[str],
-    out: Path,
-    window: float | None,
-    hop: float | None,
-    batch: int,
-    precision: str,
-    extras: dict[str, object],
-) -> int:
+def predictor_of(
+    loaded: build.Loaded, window: float | None, hop: float | None, channel: int | None, batch: int, precision: str
+) -> Predictor:
+    """A predictor as the options say; what was not given is the recipe's."""
+    recipe = loaded.recipe
+    return Predictor(
+        loaded.task, loaded.name, recipe.task.window_s if window is None else window,
+        hop_s=hop, batch=batch, precision=checked_precision(precision),
+        channel=recipe.data.channel if channel is None else channel,
+    )  # fmt: skip
+
+
+def to_file(predictor: Predictor, paths: list[str], out: Path, extras: Mapping[str, object]) -> int:
     """Rows of files, folders and globs in one table; 1 if some could not be read, else 0."""
     files = audio.find(paths)
-    predictor = prediction.Predictor(
-        loaded.task, loaded.name, loaded.recipe.task.window_s if window is None else window,
-        hop_s=hop, batch=batch, precision=checked_precision(precision),
-    )  # fmt: skip
     with Console(stderr=True).status(f"0 of {len(files)} files") as status:
-        summary = prediction.predict_to_file(
-            predictor, files, out,
-            extras={"backbone": loaded.task.encoder.digest, **extras},
+        summary = predict_to_file(
+            predictor, files, out, extras=extras,
             progress=lambda done: status.update(f"{done} of {len(files)} files"),
         )  # fmt: skip
     text = f"{summary.rows} rows for {summary.files} files in {out}; {summary.failed} could not be read"

@@ -13,7 +13,7 @@ from ossicle import audio
 from ossicle.contracts import Clip
 from ossicle.errors import AudioError, UsageError
 
-Key = tuple[str, int, int, float, float | None, int]
+Key = tuple[str, int, int, float, float | None, int, int]
 
 
 class WaveCache:
@@ -104,15 +104,15 @@ def load_waves(
 
 def _load(clip: Clip, rate_hz: int, cache: WaveCache | None) -> Tensor:
     if cache is None:
-        return audio.load(clip.path, rate_hz, start=clip.start, end=clip.end)
+        return audio.load(clip.path, rate_hz, start=clip.start, end=clip.end, channel=clip.channel)
     try:
         state = clip.path.stat()
     except (OSError, ValueError) as error:
         raise AudioError(f"{clip.path} cannot be read: {error}; give the path of an existing sound file") from error
-    key = (str(clip.path), state.st_mtime_ns, state.st_size, clip.start, clip.end, rate_hz)
+    key = (str(clip.path), state.st_mtime_ns, state.st_size, clip.start, clip.end, clip.channel, rate_hz)
     wave = cache.get(key)
     if wave is None:
-        wave = audio.load(clip.path, rate_hz, start=clip.start, end=clip.end)
+        wave = audio.load(clip.path, rate_hz, start=clip.start, end=clip.end, channel=clip.channel)
         cache.put(key, wave)
     return wave
 

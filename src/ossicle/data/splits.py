@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from ossicle.contracts import Clip
 from ossicle.data.manifest import shorten
@@ -40,6 +41,11 @@ def select(
     if not kept:
         raise DataError(f"no clip is left of {len(clips)} with splits {splits}; name at least one split with clips")
     return kept
+
+
+def on_channel(clips: Sequence[Clip], channel: int) -> list[Clip]:
+    """The clips heard on one channel, 1 the first, or on the mean of all for 0."""
+    return [replace(clip, channel=channel) for clip in clips]
 
 
 def hold_out(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[list[Clip], list[Clip]]:
