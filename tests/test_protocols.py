@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from dataclasses import replace
 
 import pytest
 
@@ -88,13 +89,23 @@ def test_a_finished_run_is_read_and_a_begun_one_gone_on_with(tiny_backbone, tone
     del older["recipe"]["backbone"]["frontend"]  # a setting that came later
     (tmp_path / f"{one.name}.json").write_text(json.dumps(older))
     assert protocols.run(one, tones, tmp_path) == older
+    (tmp_path / f"{two.name}.json").unlink()
+    with pytest.raises(CheckpointError, match="begun by another recipe"):
+        protocols.run(protocols.Run(two.name, recipe("train.epochs=2", "train.lr=0.5")), tones, tmp_path)
     with pytest.raises(CheckpointError, match="another recipe"):
         protocols.run(protocols.Run(one.name, recipe("train.lr=0.5")), tones, tmp_path)
 
 
 def rows(*figures: tuple[str, int, float, str]) -> list[dict]:
     return [
-        {"name": f"fold{fold}_seed{seed}", "test": [fold], "seed": seed, "scores": {"accuracy": a}, "correct": marks}
+        {
+            "name": f"fold{fold}_seed{seed}",
+            "test": [fold],
+            "seed": seed,
+            "scores": {"accuracy": a},
+            "correct": marks,
+            "clips": "of fold " + fold,
+        }
         for fold, seed, a, marks in figures
     ]
 
@@ -123,8 +134,11 @@ def test_two_systems_are_compared_run_by_run() -> None:
     second = rows(("1", 0, 0.5, "1010"), ("3", 0, 0.0, "0000"))
     found = protocols.compare(first, second)
     assert (found.difference, found.items) == (0.5, 4)
+    assert protocols.compare([*first, *rows(("1", 1, 1.0, "1111"))], [*second, *rows(("1", 1, 0.5, "1010"))]) == found
     with pytest.raises(UsageError, match="no runs in common"):
         protocols.compare(first, rows(("3", 0, 0.0, "0000")))
+    with pytest.raises(UsageError, match="same clips"):
+        protocols.compare(first, [{**second[0], "clips": "others"}])
     with pytest.raises(UsageError, match="same clips"):
         protocols.compare(first, rows(("1", 0, 0.0, "000")))
 
@@ -192,7 +206,7 @@ def test_what_cannot_run_says_why_and_what_can_is_run_once(tiny_backbone, tones,
         "tested on fold 4",
     } <= set(ran["LoRA", "esc50@2"].notes)
     assert ran["LoRA", "esc50@2"].printed == 42.2
-    text = (tmp_path / "A_table2.md").read_text()
+    text = (tmp_path / "A_table2_whisper-tiny.en.md").read_text()
     assert "| LoRA | esc50@2 | 42.20 |" in text and "*not run*: data: give --data speech-commands:PATH" in text
     again, real = [], build.train
 
@@ -203,8 +217,34 @@ def test_what_cannot_run_says_why_and_what_can_is_run_once(tiny_backbone, tones,
     monkeypatch.setattr(build, "train", watched)
     assert reproduce.reproduce("A/table2", data, tmp_path, options, ["lora"])[1].ours == ran["LoRA", "esc50@2"].ours
     assert again == [8]  # only the one that never finished
-    kept = json.loads((tmp_path / "A_table2.json").read_text())["cells"]
+    found = tmp_path / "A_table2_whisper-tiny.en.json"
+    kept = json.loads(found.read_text())["cells"]
     assert {cell["row"] for cell in kept} == {"LoRA", "Bottle"}  # the other row's cells are not lost
+    reproduce.reproduce("A/table2", {}, tmp_path, options, ["lora"])  # nor those whose data are not given again
+    others = replace(options, changes=(*QUICK, "train.lr=0.5"))
+    other = reproduce.reproduce("A/table2", data, tmp_path, others, ["lora"])
+    assert "made by another recipe" in other[0].reason
+    left = json.loads(found.read_text())["cells"]
+    assert [cell for cell in left if cell["ours"]] == [cell for cell in kept if cell["ours"]]
+
+
+def test_modes_and_backbones_do_not_meet(tiny_backbone, tones, tmp_path) -> None:
+    for options in (Options(), Options(mode="parity"), Options(mode="parity", backbone="whisper-tiny.en")):
+        options = replace(options, folds=("1", "2", "3", "4"), tests=("4",), changes=(*QUICK, "task.layers=[]"))
+        options = replace(options, changes=(*options.changes, "backbone.frames=0", "backbone.positions=usual"))
+        (cell, *_) = reproduce.reproduce("A/table2", {"esc50": tones}, tmp_path, options, ["lora"])
+        assert cell.ours, cell.reason
+
+
+@pytest.mark.parametrize("change", ["train.seed=3", "data.hold_out=0.3"])
+def test_what_the_protocol_sets_is_not_changed(tmp_path, change: str) -> None:
+    with pytest.raises(UsageError, match="the protocol sets it"):
+        reproduce.reproduce("A/table2", {}, tmp_path, Options(changes=(change,)))
+
+
+def test_notes_name_only_what_was_done(tmp_path) -> None:
+    cells = reproduce.reproduce("A/table2", {}, tmp_path, Options(folds=("1", "2"), tests=("2",)), ["lora"])
+    assert {c.column.partition("@")[0] for c in cells if "tested on fold 2" in c.notes} == {"esc50"}
 
 
 def test_the_epoch_is_chosen_by_the_test_folds_where_the_paper_did_so(tiny_backbone, tones, tmp_path) -> None:
@@ -212,13 +252,13 @@ def test_the_epoch_is_chosen_by_the_test_folds_where_the_paper_did_so(tiny_backb
     options = Options(backbone="whisper-tiny.en", folds=("1", "2", "3", "4"), tests=("3", "4"), changes=changes)
     cells = reproduce.reproduce("E/table2", {"esc50": tones}, tmp_path, options, ["linear"])
     (cell,) = (c for c in cells if c.column == "esc50")
-    folder = tmp_path / "linear_esc50"
+    folder = tmp_path / "linear_esc50_whisper-tiny.en"
     rows = [json.loads((folder / f"fold{n}_seed0.json").read_text()) for n in (3, 4)]
     each = [[epoch["accuracy"] for epoch in row["epochs"]] for row in rows]
     assert [e[-1] for e in each] == [pytest.approx(row["scores"]["accuracy"]) for row in rows]  # the last is kept
     means = [50 * (a + b) for a, b in zip(*each, strict=True)]
     assert len(means) == 3 and cell.best == (means.index(max(means)) + 1, pytest.approx(max(means)))
-    assert f"{max(means):.2f} after epoch" in (tmp_path / "E_table2.md").read_text()
+    assert f"{max(means):.2f} after epoch" in (tmp_path / "E_table2_whisper-tiny.en.md").read_text()
 
 
 def test_absent_weights_are_a_reason(tones, tmp_path, monkeypatch) -> None:
@@ -235,3 +275,5 @@ def test_unknown_tables_and_rows_name_the_nearest(tmp_path) -> None:
         reproduce.reproduce("A/tabel1", {}, tmp_path, Options())
     with pytest.raises(UnknownNameError, match="unknown row 'lorra'"):
         reproduce.reproduce("A/table1", {}, tmp_path, Options(), ["lorra"])
+    with pytest.raises(UnknownNameError, match="did you mean 'whisper-tiny.en'"):
+        reproduce.reproduce("A/table1", {}, tmp_path, Options(backbone="whisper-tny.en"))

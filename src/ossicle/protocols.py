@@ -3,14 +3,17 @@
 A folder of runs holds, for each, `NAME/` (the adapter with everything `build.train` writes) and `NAME.json` (its row).
 """
 
+import hashlib
 import json
 import statistics
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ossicle import build
@@ -86,13 +89,13 @@ def run(one: Run, dataset: Dataset, out: Path, *, quiet: bool = True) -> dict[st
     """Train and test one run, go on with a begun one, or read its row if it is done.
 
     Returns:
-        `name`, `test` (splits tested on), `seed`, `scores`, `correct` ("1" and "0" by clip name, for pairing), counts;
-        `epochs`, the scores after each one, where the test splits are those of validation.
+        `name`, `test` (splits tested on), `seed`, `scores`, `correct` ("1" and "0" by clip name, for pairing), `clips`
+        (a digest of those names), counts; `epochs`, the scores after each one, where validation is on the test splits.
 
     Raises:
         OssicleError: of every kind training raises.
         DataError: if it leaves no test clips.
-        CheckpointError: if the row there was made by another recipe.
+        CheckpointError: if the row there was made, or the run there begun, by another recipe.
     """
     file, folder = out / f"{one.name}.json", out / one.name
     recipe = one.recipe.model_dump(mode="json")
@@ -102,17 +105,20 @@ def run(one: Run, dataset: Dataset, out: Path, *, quiet: bool = True) -> dict[st
             raise CheckpointError(f"{file} was made by another recipe; give another folder or take it away")
         return row
     resume = (folder / LAST).is_file()
+    if resume and not _begun_by(folder, one.recipe, dataset.name):
+        raise CheckpointError(f"{folder} was begun by another recipe; give another folder or take it away")
     manifest = build.train(one.recipe, dataset, folder, resume=resume, quiet=quiet)
     if "test" not in manifest["scores"]:
         raise DataError(f"{one.name} has no test clips; name data.test or use data with a test split")
     judged = (folder / build.JUDGED.format("test")).read_text(encoding="utf-8").splitlines()
     lines = sorted((json.loads(line) for line in judged), key=lambda line: (line["name"], line["start"]))
-    data = one.recipe.data
+    data, names = one.recipe.data, "\n".join(line["name"] for line in lines)
     row = {
         "name": one.name, "test": data.test, "seed": one.recipe.train.seed,
         "scores": manifest["scores"]["test"],
         "epochs": _validated(folder) if data.val and data.val == data.test else [],
         "correct": "".join(str(int(line["label"] == line["wanted"])) for line in lines),
+        "clips": hashlib.blake2b(names.encode(), digest_size=16).hexdigest(),
         "train_clips": manifest["data"]["train"], "test_clips": manifest["data"]["test"],
         "parameters": manifest["parameters"], "recipe": recipe,
     }  # fmt: skip
@@ -126,8 +132,14 @@ def _validated(folder: Path) -> list[dict[str, float]]:
     return [{k.removeprefix("val_"): v for k, v in line.items() if k.startswith("val_")} for line in lines]
 
 
+def _begun_by(folder: Path, recipe: Recipe, source: str) -> bool:
+    """Whether the run in a folder follows this recipe; `build.train` wrote the name of the data into its own."""
+    stored = tomllib.loads((folder / build.RECIPE).read_text(encoding="utf-8"))
+    return _same(stored, recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": source})}))
+
+
 def _same(stored: dict[str, Any], recipe: Recipe) -> bool:
-    """Whether a row's recipe is this one; settings that are newer than the row have their defaults."""
+    """Whether a stored recipe is this one; settings that are newer than it have their defaults."""
     try:
         return Recipe.model_validate(stored) == recipe
     except ValidationError:
@@ -171,14 +183,26 @@ def best_epoch(rows: Sequence[dict[str, Any]], score: str = "accuracy") -> tuple
 
 
 def compare(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> Comparison:
-    """Paired bootstrap of accuracy over all clips both were tested on, run by run.
+    """Paired bootstrap of accuracy over all clips both were tested on in the same runs; a clip's seeds are averaged.
 
     Raises:
         UsageError: if the two share no run, or a run was tested on other clips.
     """
-    others = {row["name"]: row["correct"] for row in second}
-    pairs = [(row["correct"], others[row["name"]]) for row in first if row["name"] in others]
-    if not pairs or any(len(a) != len(b) for a, b in pairs):
+    both = {row["name"] for row in first} & {row["name"] for row in second}
+    sides = [sorted((row for row in rows if row["name"] in both), key=lambda r: r["name"]) for rows in (first, second)]
+    if not both or any(_clips(a) != _clips(b) for a, b in zip(*sides, strict=True)):
         raise UsageError("these two have no runs in common that were tested on the same clips; run both alike")
-    marks = (np.array([c == "1" for pair in pairs for c in pair[side]], dtype=np.float64) for side in (0, 1))
-    return paired_bootstrap(*marks)
+    return paired_bootstrap(*map(_shares, sides))
+
+
+def _clips(row: dict[str, Any]) -> tuple[int, str]:
+    """What tells the tested clips of a row."""
+    return len(row["correct"]), row["clips"]
+
+
+def _shares(rows: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+    """For each clip of each test fold the share of its seeds that were right: (clips,)."""
+    folds: dict[str, list[list[bool]]] = {}
+    for row in rows:
+        folds.setdefault(",".join(row["test"]), []).append([c == "1" for c in row["correct"]])
+    return np.concatenate([np.mean(seeds, axis=0) for seeds in folds.values()])

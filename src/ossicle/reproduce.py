@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ossicle import config, protocols
+from ossicle import backbones, config, protocols
 from ossicle.build import backbone
 from ossicle.config import Recipe
 from ossicle.data import Dataset
@@ -21,6 +21,8 @@ from ossicle.files import write_atomic
 
 Mode = Literal["as-written", "parity"]
 MODES = ("as-written", "parity")
+# What the protocol sets for every run; --folds, --test-folds and --seeds change it.
+FIXED = ("train.seed", "data.train", "data.val", "data.test", "data.hold_out")
 _BESIDE = Path(__file__).resolve().parent / "papers"  # in an installed package
 ROOT = _BESIDE if _BESIDE.is_dir() else Path(__file__).resolve().parents[2] / "recipes" / "papers"
 
@@ -138,9 +140,10 @@ def reproduce(
         wanted: keys or labels of rows; empty takes all.
 
     Raises:
-        UnknownNameError: for an unknown table or row.
+        UnknownNameError: for an unknown table, row or backbone.
         UsageError: for options that do not fit.
     """
+    _check(options)
     chosen = rows(table)
     names = [name for row in chosen for name in (row.key, row.label)]
     strange = next((name for name in wanted if name not in names), None)
@@ -153,10 +156,20 @@ def reproduce(
             continue
         for column, printed in row.printed.items():
             cells.append(_cell(table, row, column, printed, data, out, options))
-            known[row.label, column] = cells[-1]
+            earlier = known.get((row.label, column))
+            if cells[-1].ours or earlier is None or not earlier.ours:  # what was found once is not lost
+                known[row.label, column] = cells[-1]
             places = [(r.label, c) for r in chosen for c in r.printed]
             _save(table, [known[place] for place in places if place in known], out, options)
     return cells
+
+
+def _check(options: Options) -> None:
+    if options.backbone:
+        backbones.spec(options.backbone)
+    fixed = next((key for change in options.changes for key in FIXED if change.partition("=")[0].strip() == key), None)
+    if fixed is not None:
+        raise UsageError(f"--set {fixed}: the protocol sets it for every run; use --folds, --test-folds and --seeds")
 
 
 def _cell(
@@ -167,19 +180,20 @@ def _cell(
     recipe = recipe_of(row, column, shared, options)
     protocol = shared["protocol"]
     cell = Cell(row.label, recipe.adapter.spec, column, printed or None, score=score or "accuracy")
-    cell.notes = [*shared.get("differs", []), *_changed(options)]
+    folds = (options.folds or protocol["folds"]) if "folds" in protocol else ()
+    cell.notes = [*shared.get("differs", []), *_changed(options, bool(folds))]
     if name not in data:
         cell.reason = f"data: give --data {name}:PATH"
         return cell
     try:
         plan = protocols.runs(
-            recipe, folds=options.folds or protocol.get("folds", ()), tests=options.tests,
+            recipe, folds=folds, tests=options.tests,
             seeds=options.seeds or protocol["seeds"], validation=protocol.get("validation", "none"),
         )  # fmt: skip
         backbone.frozen(recipe)  # before anything else: are the weights there
-        folder = out / f"{row.key}_{name}{column.partition('@')[2]}"
+        folder = out / f"{row.key}_{name}{column.partition('@')[2]}{_variant(options)}"
         done = [protocols.run(one, data[name], folder) for one in plan]
-    except (WeightsError, DataError, AdapterError, UnknownNameError) as error:
+    except (WeightsError, DataError, AdapterError, UnknownNameError, CheckpointError) as error:
         cell.reason = str(error)
         return cell
     total = protocols.summary(done, cell.score)
@@ -213,16 +227,21 @@ def recipe_of(row: Row, column: str, shared: Mapping[str, Any], options: Options
     return config.read(None, options.changes, merged)
 
 
-def _changed(options: Options) -> list[str]:
-    """What is not the paper's way, in words."""
+def _changed(options: Options, folds: bool) -> list[str]:
+    """What is not the paper's way, in words; on official splits there are no folds to choose."""
     notes = [f"backbone {options.backbone}, with its own front end and lengths"] if options.backbone else []
-    notes += [f"folds {' '.join(options.folds)} only"] if options.folds else []
-    notes += [f"tested on fold {' '.join(options.tests)}"] if options.tests else []
+    notes += [f"folds {' '.join(options.folds)} only"] if folds and options.folds else []
+    notes += [f"tested on fold {' '.join(options.tests)}"] if folds and options.tests else []
     return [*notes, *options.changes]
 
 
+def _variant(options: Options) -> str:
+    """What tells the files of another mode or backbone apart."""
+    return ("" if options.mode == "as-written" else "_parity") + (f"_{options.backbone}" if options.backbone else "")
+
+
 def _stem(table: str, options: Options) -> str:
-    return table.replace("/", "_") + ("" if options.mode == "as-written" else "_parity")
+    return table.replace("/", "_") + _variant(options)
 
 
 def _earlier(table: str, out: Path, options: Options) -> dict[tuple[str, str], Cell]:
