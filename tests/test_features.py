@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from ossicle import features
+from ossicle.adapters import inject, parse
 from ossicle.contracts import Clip, Encoded, TokenGrid
-from ossicle.errors import AudioError, UnknownNameError
+from ossicle.errors import AudioError, UnknownNameError, UsageError
 from ossicle.features import FeatureStore, pool
 from tests import tiny
 
@@ -158,12 +159,25 @@ def test_order_doubles_and_faults(tmp_path, clip):
     torch.testing.assert_close(alone.get([clip])[0], found[1], atol=1e-5, rtol=1e-5)
 
 
+def test_class_tokens_are_pooled_without_prompts_in_every_layer():
+    encoder = tiny.encoder("ast")
+    inject(encoder, parse("prompts(tokens=5,deep=true)"))
+    with torch.no_grad():
+        encoded = encoder(tiny.waves(2, seconds=1.0), layers=(0, 3))
+    assert encoded.hidden[3].shape[1] == encoded.hidden[0].shape[1] + 5
+    expected = torch.cat([encoded.hidden[n][:, :2].mean(1) for n in (0, 3)], dim=1)
+    torch.testing.assert_close(pool(encoded, (0, 3), "extra"), expected)
+
+
 def test_pooling():
     tokens = torch.arange(24.0).view(2, 4, 3)
-    encoded = Encoded(tokens, TokenGrid(1, 2, extra=2), None, {3: tokens})
+    encoded = Encoded(tokens, TokenGrid(1, 2, extra=2), None, {3: tokens}, front=2)
     torch.testing.assert_close(pool(encoded, [3], "mean"), tokens.mean(1))
     assert torch.equal(pool(encoded, [3], "cls"), tokens[:, 0])
     assert torch.equal(pool(encoded, [3, 3], "extra"), tokens[:, :2].mean(1).repeat(1, 2))
+    for kind in ("cls", "extra"):
+        with pytest.raises(UsageError, match="this backbone has none; use mean"):
+            pool(replace(encoded, front=0), [3], kind)
     masked = replace(encoded, mask=torch.tensor([[True] * 4, [True, True, False, False]]))
     torch.testing.assert_close(pool(masked, [3], "mean")[1], tokens[1, :2].mean(0))
     with pytest.raises(UnknownNameError, match="pooling 'meen'; did you mean 'mean'"):

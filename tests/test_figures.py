@@ -61,6 +61,20 @@ def test_attention_is_what_the_block_computes(kind: str, text: str, extra: int) 
     assert np.allclose(frozen[0], first[:, column].mean(0).numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["whisper", "ast"])
+@pytest.mark.parametrize("text", ["lora(rank=2)", "prefix(tokens=4)"])
+def test_weights_are_those_that_mix_the_values(kind: str, text: str) -> None:
+    encoder = shaken(kind, text)
+    attn = getattr(encoder.blocks[1].attn, "base", encoder.blocks[1].attn)
+    seen = []
+    attn.register_forward_hook(lambda _, given, made: seen.append((*given, made)))
+    with torch.no_grad():
+        encoder(tiny.waves(2, seconds=1.0), torch.tensor([16_000, 9_000]))
+        x, context, made = seen[0]
+        mixed = (attn.weights(x, context) @ attn.project(x, context)[2]).transpose(1, 2).reshape(x.shape)
+        torch.testing.assert_close(attn.out_proj(mixed, context), made, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("block", "at"), [(3, [0.1]), (-1, [0.1]), (0, [1.5]), (0, [])])
 def test_blocks_and_moments_must_exist(block: int, at: list[float]) -> None:
     with pytest.raises(UsageError, match=r"has blocks|s that are heard"):
@@ -98,6 +112,11 @@ def test_tokens_keep_neighbours_and_name_every_point(tmp_path: Path) -> None:
     assert page.count(": wren</title>") == 20 and "<title>3.wav: a &amp; b</title>" in page
     with pytest.raises(UsageError, match="at least 4"):
         figures.embed(vectors[:3])
+
+
+def test_a_page_may_be_written_in_capitals(tmp_path: Path) -> None:
+    figures.scaling([Point("full", 10**6, 0.9)], tmp_path / "s.HTML")
+    assert "<svg" in (tmp_path / "s.HTML").read_text()
 
 
 def test_scaling_joins_a_series_and_names_single_points(tmp_path: Path) -> None:

@@ -60,6 +60,22 @@ def labels(train: str, val: str = "", test: str = "", multi_label: bool = False)
     return labels_of(Split(*parts), recipe(f"task.multi_label={str(multi_label).lower()}"))
 
 
+def test_a_split_is_not_trained_on_and_scored(clips):
+    for change in ("data.test=['1']", "data.val=['1']"):
+        with pytest.raises(DataError, match="split '1' is in data.train and"):
+            split(clips, recipe("data.train=['0','1']", change).data, 0)
+    assert splits(clips, "data.val=['1']", "data.test=['1']")[1:] == ({"1"}, {"1"})
+
+
+@pytest.mark.parametrize(("labels", "told"), [((), "have no label"), (("low", "high"), "have more than one label")])
+def test_test_clips_have_one_label_each(clips, labels, told):
+    odd = Clip(Path("odd.wav"), labels=labels)
+    with pytest.raises(DataError, match=f"test clips: 1 clip.s. {told}: odd.wav"):
+        labels_of(Split(clips, [], [odd]), recipe())
+    if labels:
+        assert labels_of(Split(clips, [], [odd]), recipe("task.multi_label=true")) == ["high", "low"]
+
+
 def test_labels():
     assert labels("b a a b", "a", "b") == ["a", "b"]
     for given, told in [

@@ -202,7 +202,7 @@ def test_what_cannot_run_says_why_and_what_can_is_run_once(tiny_backbone, tones,
     assert "8 clips per class were asked for" in reasons["esc50@8"]
     assert {
         "train.epochs=1",
-        "backbone whisper-tiny.en, with its own front end and lengths",
+        "backbone whisper-tiny.en, with its own front end and lengths, and the mean of all tokens",
         "tested on fold 4",
     } <= set(ran["LoRA", "esc50@2"].notes)
     assert ran["LoRA", "esc50@2"].printed == 42.2

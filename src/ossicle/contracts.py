@@ -90,6 +90,7 @@ class Encoded:
         mask: (batch, tokens) bool, True where a token is real; None when all are.
         hidden: layer number to (batch, tokens, dim); 0 is the stem's output, the depth is `tokens`.
         masks: layer number to the mask of that layer, which has fewer tokens where prompts come in later.
+        front: class and distillation tokens, which are the first ones.
     """
 
     tokens: Tensor
@@ -97,6 +98,7 @@ class Encoded:
     mask: Tensor | None = None
     hidden: dict[int, Tensor] = field(default_factory=dict)
     masks: dict[int, Tensor | None] = field(default_factory=dict)
+    front: int = 0
 
 
 @dataclass

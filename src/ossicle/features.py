@@ -17,30 +17,30 @@ from ossicle import audio
 from ossicle.adapters import trainable
 from ossicle.backbones.encoder import Encoder
 from ossicle.backbones.weights import home
-from ossicle.contracts import Clip, Encoded, TokenGrid
+from ossicle.contracts import Clip, Encoded
 from ossicle.data.clips import load_waves
-from ossicle.errors import AudioError, CheckpointError, UnknownNameError
+from ossicle.errors import AudioError, CheckpointError, UnknownNameError, UsageError
 from ossicle.files import write_atomic
 
 SEQUENCE = "tokens"
 
 
-def _mean(tokens: Tensor, mask: Tensor | None, grid: TokenGrid) -> Tensor:
+def _mean(tokens: Tensor, mask: Tensor | None, front: int) -> Tensor:
     if mask is None:
         return tokens.mean(dim=1)
     weight = mask.to(tokens.dtype)[..., None]
     return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
-def _first(tokens: Tensor, mask: Tensor | None, grid: TokenGrid) -> Tensor:
+def _first(tokens: Tensor, mask: Tensor | None, front: int) -> Tensor:
     return tokens[:, 0]
 
 
-def _extra(tokens: Tensor, mask: Tensor | None, grid: TokenGrid) -> Tensor:
-    return tokens[:, : max(1, grid.extra)].mean(dim=1)
+def _extra(tokens: Tensor, mask: Tensor | None, front: int) -> Tensor:
+    return tokens[:, :front].mean(dim=1)
 
 
-POOLS: dict[str, Callable[[Tensor, Tensor | None, TokenGrid], Tensor]] = {
+POOLS: dict[str, Callable[[Tensor, Tensor | None, int], Tensor]] = {
     "mean": _mean,
     "cls": _first,
     "extra": _extra,
@@ -61,11 +61,14 @@ def pool(encoded: Encoded, layers: Sequence[int], kind: str) -> Tensor:
 
     Raises:
         UnknownNameError: for another kind.
+        UsageError: if it wants class tokens and the backbone has none.
     """
     if kind not in POOLS:
         raise UnknownNameError("pooling", kind, POOLS)
+    if kind != "mean" and not encoded.front:
+        raise UsageError(f"pooling={kind} wants a class token, but this backbone has none; use mean")
     masks = {n: encoded.masks.get(n, encoded.mask) for n in layers}
-    return torch.cat([POOLS[kind](encoded.hidden[n].float(), masks[n], encoded.grid) for n in layers], dim=1)
+    return torch.cat([POOLS[kind](encoded.hidden[n].float(), masks[n], encoded.front) for n in layers], dim=1)
 
 
 def sequence(encoded: Encoded, layers: Sequence[int], squeeze: int = 1) -> tuple[Tensor, Tensor | None]:

@@ -148,7 +148,7 @@ def attention(
         wave: (samples,) at the encoder's rate.
         block: which block's attention, from 0.
         seconds: the moments.
-        adapted: with the active adapter, or frozen.
+        adapted: with the active adapter, or without any.
 
     Returns:
         Attention to the grid's tokens (moments, freq, time), each moment summing to 1 with what goes to extra tokens,
@@ -162,21 +162,21 @@ def attention(
     module = _attention(encoder, block)
     hook = module.register_forward_pre_hook(lambda _, given: seen.append((given[0], given[1])))
     try:
-        frames, _ = encoder.listen(wave[None])
+        device = next(encoder.stem.parameters()).device
+        frames, _ = encoder.listen(wave[None].to(device))
         adapter = None if adapted else (None,)
         encoder.encode(frames, adapter=adapter, layers=(block + 1,))
     finally:
         hook.remove()
     x, context = seen[0]
-    q, k, _, _ = module.project(x, context)
-    weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1).mean(dim=1)[0]
+    weights = module.weights(x, context).mean(dim=1)[0].cpu()
     grid = context.grid
     own = weights[grid.extra :, weights.shape[-1] - grid.freq * grid.time :]  # columns in front are prefix and extra
     shape = (grid.freq, grid.time) if grid.order == "freq" else (grid.time, grid.freq)
     maps = own.reshape(*shape, *shape)
     maps = maps if grid.order == "freq" else maps.permute(1, 0, 3, 2)
     columns = [min(grid.time - 1, int(s / length * grid.time)) for s in seconds]
-    return torch.stack([maps[:, c].mean(dim=0) for c in columns]).numpy(), frames[0].numpy()
+    return torch.stack([maps[:, c].mean(dim=0) for c in columns]).numpy(), frames[0].cpu().numpy()
 
 
 def heard_s(encoder: Encoder, wave: Tensor) -> float:
@@ -247,7 +247,7 @@ def save(figure: Figure, out: Path, told: dict[str, str]) -> None:
     Raises:
         UsageError: for another suffix.
     """
-    if out.suffix != ".html":
+    if out.suffix.lower() != ".html":
         plots.save(figure, out)
         return
     drawn = io.StringIO()

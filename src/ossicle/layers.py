@@ -76,10 +76,22 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """Mix (batch, tokens, dim) over tokens; keys outside `context.mask` are not looked at."""
         q, k, v, mask = self.project(x, context)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (batch, heads, tokens, head_dim)
+        bias = self.bias(q, k, mask, context)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (batch, heads, tokens, head_dim)
         y = y.transpose(1, 2).reshape(x.shape)
         mixed: Tensor = self.out_proj(y, context)
         return mixed
+
+    def weights(self, x: Tensor, context: Context) -> Tensor:
+        """How much each token takes from each key: (batch, heads, tokens, keys), each row adding up to 1."""
+        q, k, _, mask = self.project(x, context)
+        bias = self.bias(q, k, mask, context)
+        one = torch.eye(k.shape[2], dtype=q.dtype, device=q.device).expand(*k.shape[:3], -1)
+        return F.scaled_dot_product_attention(q, k, one, attn_mask=bias)
+
+    def bias(self, q: Tensor, k: Tensor, mask: Tensor | None, context: Context) -> Tensor | None:
+        """What is added to the products of queries and keys, or a bool mask of the keys; None if nothing is."""
+        return mask
 
     def project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Queries, keys and values, each (batch, heads, tokens, head_dim), and the mask of the keys."""

@@ -8,7 +8,7 @@ import torch
 
 from ossicle.config import ClassifyTable, Data, Recipe
 from ossicle.contracts import Clip
-from ossicle.data.splits import check_labels, hold_out, on_channel, per_class, select
+from ossicle.data.splits import check_labels, hold_out, not_one_label, on_channel, per_class, select
 from ossicle.errors import DataError
 
 OWN_SPLITS = {
@@ -32,10 +32,13 @@ def split(clips: Sequence[Clip], data: Data, seed: int) -> Split:
 
     Raises:
         UnknownNameError: for a split the data does not have.
-        DataError: if nothing is left to train on.
+        DataError: if nothing is left to train on, or a split is both trained on and scored.
     """
     clips = on_channel(clips, data.channel)
     data = _own_splits(clips, data)
+    both = sorted(set(data.train) & {*data.val, *data.test})
+    if both:
+        raise DataError(f"split '{both[0]}' is in data.train and in data.val or data.test too; name it once")
     usable = select(clips, None, data.licences or None)
     test = select(clips, data.test, None) if data.test else []
     val = select(usable, data.val, None) if data.val else []
@@ -62,6 +65,9 @@ def labels_of(parts: Split, recipe: Recipe) -> list[str]:
     faults = check_labels(clips)
     if faults and recipe.data.per_class != 1:
         raise DataError("; ".join(faults))
+    strange_tests = [] if recipe.classify.multi_label else not_one_label(parts.test)
+    if strange_tests:
+        raise DataError(f"test clips: {'; '.join(strange_tests)}")
     labels = sorted({label for clip in parts.train for label in clip.labels})
     strange = sorted({label for clip in [*parts.val, *parts.test] for label in clip.labels} - set(labels))
     if strange:

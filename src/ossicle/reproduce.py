@@ -219,6 +219,8 @@ def recipe_of(row: Row, column: str, shared: Mapping[str, Any], options: Options
     if options.backbone:
         merged["backbone"] = {"name": options.backbone}
         merged["task"].pop("layers", None)
+        if not _class_token(options.backbone):
+            merged["task"].pop("pooling", None)
     spec = row.parity if options.mode == "parity" else row.preset
     merged["adapter"] = {"spec": spec}
     merged["data"] = {"source": name, "hold_out": 0.0, **merged.get("data", {})}
@@ -229,10 +231,17 @@ def recipe_of(row: Row, column: str, shared: Mapping[str, Any], options: Options
 
 def _changed(options: Options, folds: bool) -> list[str]:
     """What is not the paper's way, in words; on official splits there are no folds to choose."""
-    notes = [f"backbone {options.backbone}, with its own front end and lengths"] if options.backbone else []
+    notes = []
+    if options.backbone:
+        pooled = "" if _class_token(options.backbone) else ", and the mean of all tokens"
+        notes = [f"backbone {options.backbone}, with its own front end and lengths{pooled}"]
     notes += [f"folds {' '.join(options.folds)} only"] if folds and options.folds else []
     notes += [f"tested on fold {' '.join(options.tests)}"] if folds and options.tests else []
     return [*notes, *options.changes]
+
+
+def _class_token(backbone: str) -> bool:
+    return hasattr(backbones.skeleton(backbone).stem, "extra")
 
 
 def _variant(options: Options) -> str:

@@ -42,6 +42,7 @@ from tests import tiny
         ("lora(rank=2", "cannot read adapter"),
         ("lora(rank)", "option=value"),
         ("", "cannot read adapter"),
+        ("pf-par+lora()", "'pf-par' is a preset and stands alone; to join it write its text, 'bottleneck("),
     ],
 )
 def test_wrong_specs_say_what_came_and_change_nothing(text: str, says: str) -> None:
@@ -59,6 +60,9 @@ def test_names_must_be_free_and_known() -> None:
     inject(encoder, parse("lora(rank=2)"))
     with pytest.raises(AdapterError, match="'default' is taken"):
         inject(encoder, parse("lora(rank=2)"))
+    for name in ("train", "items", "training"):  # words of the module that will hold it
+        with pytest.raises(AdapterError, match="not a plain name"):
+            inject(encoder, parse("lora(rank=2)"), name=name)
     with pytest.raises(AdapterError, match="no adapter 'other'"):
         remove(encoder, "other")
     with pytest.raises(UsageError, match="adapter 'other' is not on"):
@@ -67,6 +71,17 @@ def test_names_must_be_free_and_known() -> None:
         encoder(tiny.waves(), adapter=("default", None, None))
     with pytest.raises(AdapterError, match="full fine-tuning owns"):
         inject(encoder, parse("full()"), name="all")
+
+
+def test_norms_are_found_under_a_wrapped_block() -> None:
+    encoder = tiny.encoder("ast")
+    inject(encoder, parse("hydra(sites=attn,skip=normed)"), name="a")
+    inject(encoder, parse("hydra(sites=attn,skip=normed)"), name="b")
+    inject(encoder, parse("bottleneck()"), name="c")
+    tokens = {name: encoder(tiny.waves(), adapter=name).tokens for name in ("a", "b", "c", None)}
+    for name in ("a", "b", "c"):
+        remove(encoder, name)
+    assert torch.equal(encoder(tiny.waves()).tokens, tokens[None])
 
 
 def test_state_of_another_adapter_is_refused_whole() -> None:

@@ -151,6 +151,18 @@ def test_newer_torch_spells_weight_norm_otherwise(encoder: Encoder, state: dict[
         beats.rename({"blocks.0.attn.qkv.weight": torch.zeros(1)})
 
 
+def test_weights_hold_the_gated_bias(encoder: Encoder) -> None:
+    attn, seen = encoder.blocks[1].attn, []
+    hook = attn.register_forward_hook(lambda _, given, made: seen.append((*given, made)))  # type: ignore[union-attr, arg-type]
+    with torch.no_grad():
+        encoder(tiny.waves(2, seconds=0.8), torch.tensor([12_800, 8_000]))
+        hook.remove()
+        x, context, made = seen[0]
+        values = attn.project(x, context)[2]  # type: ignore[union-attr, operator]
+        mixed = (attn.weights(x, context) @ values).transpose(1, 2).reshape(x.shape)  # type: ignore[union-attr, operator]
+        assert near(attn.out_proj(mixed, context), made, 1e-5)  # type: ignore[union-attr, operator]
+
+
 def test_dropped_tokens_keep_their_places(encoder: Encoder, golden: dict[str, Tensor]) -> None:
     """With every token kept but one, attention among the others is what a mask on that one gives."""
     with torch.no_grad():

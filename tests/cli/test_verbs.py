@@ -16,6 +16,7 @@ import soundfile
 from tests import tiny
 from tests.cli.conftest import Run, call
 
+from ossicle import figures
 from ossicle.backbones import weights
 
 TONES = {"low": 300.0, "high": 3000.0}
@@ -211,6 +212,30 @@ def test_evaluate_scores_and_tells(ossicle, adapter, sounds, tmp_path):
     (data / "low").rename(data / "lw")
     run = ossicle("evaluate", adapter, data)
     assert run.code == 2 and "did you mean 'low'?" in run.said
+
+
+def test_plots_of_a_trained_adapter(ossicle, adapter, sounds, tmp_path):
+    sound = sounds / "low" / "0.wav"
+    assert ossicle("plot", "tokens", adapter, sounds, "--out", tmp_path / "t.html").code == 0
+    assert (tmp_path / "t.html").read_text().count("<title>") >= 8
+    assert ossicle("plot", "attention", adapter, sound, "--at", "0.1", "--out", tmp_path / "a.png").code == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    run = ossicle("plot", "tokens", adapter, sounds, "--pooling", "cls", "--out", tmp_path / "c.png")
+    assert run.code == 2 and "wants a class token, but this backbone has none; use mean" in run.said
+    run = ossicle("plot", "attention", adapter, sound, "--at", "7", "--out", tmp_path / "b.png")
+    assert run.code == 2 and "7.0 s is outside the 0.50 s" in run.said
+
+
+def test_attention_of_full_fine_tuning_is_drawn_beside_the_frozen_one(
+    ossicle, sounds, tmp_path, whisper_weights, monkeypatch
+):
+    settings = ("--set", "train.epochs=1", "--set", "train.precision=float32", "--set", "train.lr=0.01")
+    out, drawn = tmp_path / "full", {}
+    assert ossicle("train", "classify", sounds, "--out", out, "--adapter", "full()", *settings).code == 0
+    monkeypatch.setattr(figures, "attention_maps", lambda rows, *rest: drawn.update(rows))
+    sound = sounds / "low" / "0.wav"
+    assert ossicle("plot", "attention", out, sound, "--at", "0.1", "--out", tmp_path / "a.png").code == 0
+    assert not np.allclose(drawn["frozen"], drawn["adapted"])
 
 
 def test_what_cannot_be_predicted_or_evaluated(ossicle, adapter, sounds, tmp_path):

@@ -40,7 +40,7 @@ def inject(encoder: Encoder, adapter: Adapter, *, name: str = "default", seed: i
     Raises:
         AdapterError: if the name is taken, the spec does not fit, or two parts want one place.
     """
-    if name in encoder.adapters or not name.isidentifier():
+    if name in encoder.adapters or not name.isidentifier() or hasattr(nn.ModuleDict(), name):
         raise AdapterError(
             f"adapter name '{name}' is taken or not a plain name; on the encoder: {sorted(encoder.adapters)}"
         )

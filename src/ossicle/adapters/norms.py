@@ -38,12 +38,12 @@ class NormOverlay(nn.Module):
 
 
 def overlay(encoder: Encoder, path: str) -> Site:
-    """The overlay of the norm at a path, whatever already wraps that norm."""
+    """The overlay of the norm at a path, whatever already wraps that norm or its block."""
     module: nn.Module = encoder
     for part in path.split("."):
         module = getattr(module, part)
-    base = module.base if isinstance(module, Adapted) else module
-    return Site(path, "instead", NormOverlay(base))  # type: ignore[arg-type]
+        module = module.base if isinstance(module, Adapted) else module
+    return Site(path, "instead", NormOverlay(module))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ def _part(piece: str) -> PartSpec:
     if not match:
         raise AdapterError(f"cannot read adapter '{piece}'; write it like lora(rank=6,targets=qv,alpha=8)")
     name, inside = match.groups()
+    if name in PRESETS and name not in ADAPTERS:
+        raise AdapterError(f"'{name}' is a preset and stands alone; to join it write its text, '{PRESETS[name].text}'")
     if name not in ADAPTERS:
         raise UnknownNameError("adapter", name, [*ADAPTERS, *PRESETS])
     cls = ADAPTERS[name]

@@ -155,18 +155,15 @@ class GatedAttention(Attention):
         self.gate_scale = nn.Parameter(torch.ones(1, heads, 1, 1))
         self._shared = (bias,)  # in a tuple: it belongs to the encoder, not to every block
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        """Mix (batch, tokens, dim) over tokens; keys outside `context.mask` are not looked at."""
-        q, k, v, mask = self.project(x, context)
+    def bias(self, q: Tensor, k: Tensor, mask: Tensor | None, context: Context) -> Tensor:
+        """The gated bias, minus infinity outside the mask: (batch, heads, tokens, keys)."""
         first, second = self.gate(q).unflatten(-1, (2, GATES // 2)).sum(-1).sigmoid().unbind(-1)
         gate = first[..., None] * (second[..., None] * self.gate_scale - 1.0) + 2.0  # (batch, heads, tokens, 1)
-        bias = gate * self._bias(x.shape[1], context)
+        bias = gate * self._bias(q.shape[2], context)
         bias = F.pad(bias, (k.shape[2] - bias.shape[-1], 0))  # keys a prefix adds have no place
         if mask is not None:
             bias = bias.masked_fill(~mask, float("-inf"))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        mixed: Tensor = self.out_proj(y.transpose(1, 2).reshape(x.shape), context)
-        return mixed
+        return bias.to(q.dtype)
 
     def _bias(self, tokens: int, context: Context) -> Tensor:
         """(1 or batch, heads, tokens, tokens): prompts in front have no place, dropped tokens leave theirs."""

@@ -170,7 +170,7 @@ class Encoder(nn.Module):
 
     def _run(self, x: Tensor, context: Context, valid: Tensor | None, number: int, layers: Sequence[int]) -> Encoded:
         """Blocks and norm for rows of one adapter."""
-        out = Encoded(x, context.grid, valid)
+        out = Encoded(x, context.grid, valid, front=context.grid.extra)
         last = max(layers) if layers else self.depth
         for done in range(number, last + 1):
             if done == self.depth:
@@ -214,7 +214,7 @@ def _join(parts: Sequence[Encoded], order: Tensor) -> Encoded:
         return rows, torch.cat([F.pad(m, (0, longest - m.shape[1])) for m in masks])[order]
 
     tokens, mask = stack([(p.tokens, p.mask) for p in parts])
-    out = Encoded(tokens, max((p.grid for p in parts), key=lambda g: g.extra), mask)
+    out = Encoded(tokens, max((p.grid for p in parts), key=lambda g: g.extra), mask, front=parts[0].front)
     for layer in parts[0].hidden:
         out.hidden[layer], out.masks[layer] = stack([(p.hidden[layer], p.masks[layer]) for p in parts])
     return out

@@ -50,7 +50,7 @@ def demo(
         items = []
         for path in sounds:
             status.update(f"listening to {path.name}")
-            items.append(listen(loaded.task, path, loaded.recipe.task.window_s))
+            items.append(listen(loaded.task, path, loaded.recipe.task.window_s, loaded.recipe.data.channel))
         notes = [f"The sounds are {SOUNDS} ({weights.SOURCES[SOUNDS].licence})."]
         if writer is not None:
             notes.append(f"The captions are by {writer.name}; its model card says what it knows.")
@@ -82,17 +82,17 @@ def captioner_or_none(captioner: str) -> build.Loaded | None:
         return None
 
 
-def listen(task: Classifier, path: Path, window_s: float | None) -> Item:
+def listen(task: Classifier, path: Path, window_s: float | None, channel: int = 0) -> Item:
     """Predict one whole sound, cut into windows if it is longer than one; its name says what it should be."""
     began = time.perf_counter()
-    whole = bound([Clip(path)], window_s)[0]
+    whole = bound([Clip(path, channel=channel)], window_s)[0]
     row = average(task, predict_rows(task, cut(whole, window_s), batch=BATCH, precision="float32"))
     took_s = time.perf_counter() - began
     expected = path.stem if path.stem in task.labels else None
     if row.error is not None:
         reason = task.unreadable.get(row.path, row.error)
         return Item(replace(row, error=reason), took_s=took_s, expected=expected)
-    wave = audio.load(path, task.encoder.rate_hz)
+    wave = audio.load(path, task.encoder.rate_hz, channel=channel)
     device = next(task.encoder.stem.parameters()).device
     features = task.encoder.listen(wave[None].to(device))[0][0].cpu().numpy()
     duration_s = len(wave) / task.encoder.rate_hz
@@ -106,8 +106,8 @@ def captioned(items: Sequence[Item], loaded: build.Loaded, tell: Callable[[str],
         tell(f"captioning {item.path.name}")
         heard = None
         if item.row.error is None:
-            window_s = loaded.recipe.task.window_s
-            pieces = cut(bound([Clip(item.path)], window_s)[0], window_s)
+            window_s, channel = loaded.recipe.task.window_s, loaded.recipe.data.channel
+            pieces = cut(bound([Clip(item.path, channel=channel)], window_s)[0], window_s)
             heard = average(loaded.task, predict_rows(loaded.task, pieces, batch=BATCH, precision="float32")).caption
         done.append(replace(item, row=replace(item.row, caption=heard)))
     return done

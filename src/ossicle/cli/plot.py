@@ -143,8 +143,8 @@ def attention(
     number = encoder.depth - 1 if block == -1 else block
     with torch.no_grad():
         maps = {
-            title: figures.attention(encoder, wave, number, at, adapted=adapted)
-            for title, adapted in (("frozen", False), ("adapted", True))
+            "frozen": figures.attention(backbone.frozen(loaded.recipe), wave, number, at, adapted=False),
+            "adapted": figures.attention(encoder, wave, number, at, adapted=True),
         }
     frames, length = maps["frozen"][1], figures.heard_s(encoder, wave)
     figures.attention_maps({title: found for title, (found, _) in maps.items()}, frames, length, at, out)

@@ -39,8 +39,9 @@ def rows(path: Path) -> tuple[list[Clip], list[str]]:
         return _RELEASE.present(_part(path))
     listed = {name: split for split, file in _LISTS.items() for name in _read_list(path / file)}
     names = [name for word in _words(path) for name in word]
+    there = set(names)
     clips = [_clip(path / name, name, listed.get(name, "train")) for name in names]
-    absent = [name for name in listed if name not in set(names)]
+    absent = [name for name in listed if name not in there]
     clips += [_clip(path / name, name, listed[name]) for name in absent]
     return _RELEASE.present(clips)
 

@@ -136,17 +136,11 @@ def per_class(clips: Sequence[Clip], k: int, seed: int | None) -> list[Clip]:
     return chosen
 
 
-def check_labels(clips: Iterable[Clip]) -> list[str]:
-    """What stops clips from training a single-label classifier: one line per fault, none if they are fine."""
-    counts: Counter[str] = Counter()
-    without: list[str] = []
-    several: list[str] = []
-    for clip in clips:
-        counts.update(clip.labels[:1])
-        if not clip.labels:
-            without.append(clip.name or clip.path.name)
-        elif len(clip.labels) > 1:
-            several.append(clip.name or clip.path.name)
+def not_one_label(clips: Iterable[Clip]) -> list[str]:
+    """A line for clips without a label and one for those with several; none if each has one."""
+    found = list(clips)
+    without = [clip.name or clip.path.name for clip in found if not clip.labels]
+    several = [clip.name or clip.path.name for clip in found if len(clip.labels) > 1]
     faults = []
     if without:
         faults.append(f"{len(without)} clip(s) have no label: {shorten(without)}; label them or drop them")
@@ -155,6 +149,13 @@ def check_labels(clips: Iterable[Clip]) -> list[str]:
             f"{len(several)} clip(s) have more than one label: {shorten(several)}; "
             "keep one label each, or train with several labels"
         )
+    return faults
+
+
+def check_labels(clips: Sequence[Clip]) -> list[str]:
+    """What stops clips from training a single-label classifier: one line per fault, none if they are fine."""
+    counts = Counter(label for clip in clips for label in clip.labels[:1])
+    faults = not_one_label(clips)
     faults += [
         f"label '{label}' has 1 clip, at least 2 are wanted; add clips or drop the label"
         for label, count in sorted(counts.items())
