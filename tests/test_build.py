@@ -135,6 +135,10 @@ def test_resume_needs_a_run_and_its_classes(tmp_path, clips):
     with pytest.raises(UsageError, match="begun with other labels"):
         trained(tmp_path / "out", others, resume=True)
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    with pytest.raises(UsageError, match=r"begun with train\.lr .* \(now 0\.5\); resume with those"):
+        trained(tmp_path / "out", clips, "train.lr=0.5", resume=True)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    assert trained(tmp_path / "out", clips, "train.epochs=2", resume=True)["epochs"] == 2
     (tmp_path / "out" / checkpoint.LAST).unlink()
     with pytest.raises(CheckpointError, match="nothing to resume"):
         trained(tmp_path / "out", clips, resume=True)

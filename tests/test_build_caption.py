@@ -210,6 +210,12 @@ def test_metrics_are_looked_at_before_training(tmp_path, clips, changes, told):
     assert not (tmp_path / "out").exists()
 
 
+def test_decoding_is_looked_at_before_training(tmp_path, clips):
+    with pytest.raises(UsageError, match="greedy decoding writes 1 caption but 3"):
+        trained(tmp_path / "out", clips, "task.decoding.method=greedy", "task.decoding.candidates=3")
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
 def test_a_recipe_can_be_changed_where_a_captioner_is_loaded(first):
     loaded = build.load(str(first), ["task.decoding.method=beam", "task.decoding.beams=2"])
     assert (loaded.task.decoding.method, loaded.task.decoding.beams) == ("beam", 2)

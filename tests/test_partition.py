@@ -1,5 +1,6 @@
 """Which clips are for what, and the classes they have."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,13 @@ def test_splits_the_data_names_itself_are_used_unless_the_recipe_says_otherwise(
     clips = [Clip(Path(f"{n}{i}.wav"), labels=(n,), split=s) for n in "ab" for i, s in enumerate(names)]
     assert splits(clips) == ({"train"}, {"valid"}, {"test"})
     assert splits(clips, "data.test=['test']", "data.hold_out=0") == ({"train", "valid"}, set(), {"test"})
+    for names in (
+        ["Train", "Train", "Val", "Test"],
+        ["training", "training", "dev", "testing"],
+        ["train"] * 2 + ["VALID", "eval"],
+    ):
+        called = [replace(c, split=names[i % 4]) for i, c in enumerate(clips)]
+        assert splits(called) == ({names[0]}, {names[2]}, {names[3]})
     odd = [Clip(Path(f"{i}.wav"), labels=("a",), split="siteA") for i in range(4)]
     assert splits(odd, "data.hold_out=0") == ({"siteA"}, set(), set())
 

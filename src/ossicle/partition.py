@@ -14,7 +14,7 @@ from ossicle.errors import DataError
 OWN_SPLITS = {
     "train": "train", "training": "train", "development": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "evaluation": "test",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
 
 
@@ -78,15 +78,10 @@ def labels_of(parts: Split, recipe: Recipe) -> list[str]:
 def _own_splits(clips: Sequence[Clip], data: Data) -> Data:
     """Use train, validation and test splits where the data has them by these names and the recipe names none."""
     there = {clip.split for clip in clips}
-    if (
-        data.train
-        or data.val
-        or data.test
-        or not there <= {*OWN_SPLITS, ""}
-        or not any(OWN_SPLITS.get(s) == "train" for s in there)
-    ):
+    own = {split: OWN_SPLITS[split.casefold()] for split in there if split.casefold() in OWN_SPLITS}
+    if data.train or data.val or data.test or not there <= {*own, ""} or "train" not in own.values():
         return data
-    named = {part: [s for s in sorted(there) if OWN_SPLITS.get(s) == part] for part in ("train", "val", "test")}
+    named = {part: [s for s in sorted(there) if own.get(s) == part] for part in ("train", "val", "test")}
     return data.model_copy(update=named)
 
 

@@ -113,6 +113,12 @@ def test_rows_of_our_own_predictions_can_be_read_back(tmp_path: Path) -> None:
     assert (clip.labels, clip.end) == (("wren",), 0.05)
 
 
+def test_any_character_may_stand_in_a_json_line(tmp_path: Path) -> None:
+    put(tmp_path, "a.wav")
+    (clip,) = read(tmp_path, '{"file_name": "a.wav", "caption": "a dog\u2028barks\x85away"}\r\n', "t.jsonl")
+    assert clip.captions == ("a dog\u2028barks\x85away",)
+
+
 def test_clotho(tmp_path: Path) -> None:
     put(tmp_path, "development/Blade Big.wav")
     columns = ",".join(f"caption_{n}" for n in range(1, 6))

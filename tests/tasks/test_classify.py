@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -144,6 +145,23 @@ FEATURE_CHANGES = [
     {"time_mask": 8}, {"time_mask": 8, "time_masks": 3}, {"time_mask": 8, "mask_fill": "mean"},
     {"time_mask": 8, "mask_fill": 0.6}, {"freq_mask": 8}, {"freq_mask": 8, "freq_masks": 3},
 ]  # fmt: skip
+
+
+def test_small_probabilities_keep_their_order():
+    task = Classifier(tiny.encoder("whisper"), [f"c{i:02}" for i in range(50)])
+    logits = torch.zeros(1, 50)
+    logits[0, 40], logits[0, 45] = 30.0, 5.0
+    clip = Clip(Path("x.wav"), labels=("c45",))
+    row = task.row(clip, task.probabilities(logits)[0].numpy())
+    assert task.score([clip], [row])["top_5"] == 1.0
+
+
+@pytest.mark.parametrize(("labels", "told"), [((), "have no label"), (("a", "b"), "more than one label")])
+def test_what_has_not_one_label_is_not_scored(labels, told):
+    task = classifier()
+    row = task.row(Clip(Path("x.wav")), np.array([0.5, 0.3, 0.2]))
+    with pytest.raises(DataError, match=told):
+        task.score([Clip(Path("x.wav"), labels=labels)], [row])
 
 
 def test_every_change_of_features_is_made():

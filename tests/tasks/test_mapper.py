@@ -37,7 +37,7 @@ def test_padding_changes_nothing(pooling):
     torch.testing.assert_close(made(padded, mask), made(x))
 
 
-@pytest.mark.parametrize(("tokens", "length"), [(3, 7), (4, 8), (5, 3)])
+@pytest.mark.parametrize(("tokens", "length"), [(3, 7), (4, 8), (5, 3), (5, 25), (10, 50)])
 def test_strides_are_means_of_equal_stretches(tokens, length):
     made = mapper("stride", tokens)
     x = torch.randn(2, length, 8)

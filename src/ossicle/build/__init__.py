@@ -191,7 +191,7 @@ def _begun(out: Path, plan: Plan) -> bool:
 
     Raises:
         CheckpointError: if no run was begun there.
-        UsageError: if it was begun with other classes.
+        UsageError: if it was begun with other classes or settings; only the number of epochs may change.
     """
     begun = (out / LAST).is_file()
     if not begun and ((out / store.WEIGHTS).exists() or not (out / RECIPE).is_file()):
@@ -205,7 +205,26 @@ def _begun(out: Path, plan: Plan) -> bool:
             raise UsageError(
                 f"{out} was begun with other {Path(name).stem} than those here; give the data it began with"
             )
+    if begun:
+        _check_settings(out, plan.recipe)
     return begun
+
+
+def _check_settings(out: Path, recipe: Recipe) -> None:
+    """Settings that a run was begun with hold to its end."""
+    before, now = (_flat(r.model_dump(mode="json")) for r in (config.read(out / RECIPE), recipe))
+    other = [key for key in now if before.get(key) != now[key] and key != "train.epochs"]
+    if other:
+        told = ", ".join(f"{key} {before.get(key)} (now {now[key]})" for key in other[:3])
+        raise UsageError(f"{out} was begun with {told}; resume with those, or train anew into another --out")
+
+
+def _flat(tables: dict[str, Any], front: str = "") -> dict[str, Any]:
+    """Nested settings as "train.lr" and so on."""
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found |= _flat(value, f"{front}{key}.") if isinstance(value, dict) else {f"{front}{key}": value}
+    return found
 
 
 def _to_device(task: Any) -> None:

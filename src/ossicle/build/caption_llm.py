@@ -20,6 +20,7 @@ from ossicle.errors import AdapterError, UsageError
 from ossicle.features import SEQUENCE, FeatureStore
 from ossicle.layers import Standardize
 from ossicle.partition import Split
+from ossicle.tasks import decode
 from ossicle.tasks.caption_llm import Captioner, check_captions, check_metrics
 from ossicle.tasks.listen import SoundAugment
 from ossicle.tasks.mapper import Mapper
@@ -61,8 +62,9 @@ class CaptionPlan:
 
     @classmethod
     def learn(cls, recipe: Recipe, parts: Split) -> "CaptionPlan":
-        """Sees that all clips have captions."""
+        """Sees that all clips have captions, and that they can be written and scored."""
         check_captions([*parts.train, *parts.val, *parts.test], recipe.caption.language)
+        decode.check(recipe.caption.decoding)
         if parts.val or parts.test:
             check_metrics(recipe.caption.metrics, recipe.caption.best_by)
         return cls(recipe)

@@ -36,9 +36,12 @@ def evaluate(
     if metrics:
         if loaded.recipe.task.kind != "caption-llm":
             raise UsageError("--metrics chooses caption metrics, but this is no captioner; leave it out")
-        loaded.task.metrics = tuple(metrics)
+        loaded.task.metrics = tuple(name for text in metrics for name in text.split(","))
     clips = on_channel(select(opened(data).clips, split or None, None), loaded.recipe.data.channel)
     chosen = checked_precision(precision)
+    if out is not None:
+        results.check_out(out, len(clips))
+    loaded.task.check(clips)
     window = loaded.recipe.task.window_s
     rows, scores = scoring.evaluate(loaded.task, clips, batch=batch, precision=chosen, window_s=window)
     for row in rows:

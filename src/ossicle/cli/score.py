@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any
 
 import numpy as np
@@ -77,12 +77,13 @@ def _intervals(found: caption.CaptionScores) -> dict[str, list[float]]:
 
 
 def _compare(first: caption.CaptionScores, second: caption.CaptionScores) -> dict[str, dict[str, float]]:
-    """Paired bootstrap of each item score."""
-    return {
-        key: vars(paired_bootstrap(_column(first, key), _column(second, key)))
-        for key in first.corpus
-        if key in second.corpus
-    }
+    """Paired bootstrap of each item score; files may list their items in any order."""
+    found = {}
+    for key in first.corpus:
+        both = [(row[key], second.items[name][key]) for name, row in first.items.items() if key in row]
+        if key in second.corpus and both:
+            found[key] = vars(paired_bootstrap(*np.array(both).T))
+    return found
 
 
 def _tell(result: Mapping[str, Any], as_json: bool) -> None:
@@ -119,15 +120,20 @@ def retrieval(
     """Score retrieval in both directions."""
     scores = _array(similarity)
     own = np.repeat(np.arange(scores.shape[-1]), captions_per_clip) if owners is None else _array(owners)
+    if not np.issubdtype(own.dtype, np.integer):
+        raise DataError(f"{owners} holds {own.dtype}; wanted the number of each caption's clip, whole numbers from 0")
     _tell({"scores": retrieve.summary(retrieve.ranks(scores, own)), "protocol": PROTOCOL}, as_json)
 
 
 def _array(path: Path) -> np.ndarray[Any, Any]:
     try:
-        array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         reason = str(error).partition(". ")[0]
         raise DataError(f"{path} is no .npy file of numbers: {reason}") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise DataError(f"{path} is no .npy file of numbers: it holds several arrays; save one")
     return array
 
 
@@ -137,32 +143,78 @@ def classify(
     truth: Annotated[Path, typer.Argument(help="A table with file_name and label.")],
     as_json: Json = False,
 ) -> None:
-    """Score predicted classes: accuracy, top 5, macro mAP and F1, calibration, and a table of the classes."""
-    labels = {texts.identity(truth, row): texts.string(row.cells.get("label")) for row in manifest.read_table(truth)}
-    rows = [(texts.identity(predictions, row), _scores(row.cells)) for row in manifest.read_table(predictions)]
-    lone = [name for name, _ in rows if name not in labels]
-    absent = sorted(set(labels) - {name for name, _ in rows})
-    if lone or absent:
-        raise DataError(
-            f"{len(lone)} prediction(s) have no label: {manifest.shorten(lone)}; {len(absent)} labelled file(s) have no"
-            f" prediction: {manifest.shorten(absent)}"
-        )
-    names = sorted(rows[0][1])
-    unknown = sorted({labels[name] for name, _ in rows} - set(names))
+    """Score predicted classes: accuracy, top 5, macro mAP and F1, calibration, and a table of the classes.
+
+    A file with several rows has their mean; files that could not be read are counted and left out.
+    """
+    labels = _labels(truth)
+    found, failed = _predicted(predictions, labels)
+    names = sorted(next(iter(found.values())))
+    unknown = sorted({labels[name] for name in found} - set(names))
     if unknown:
         raise DataError(f"{truth.name} has classes that were not predicted: {manifest.shorten(unknown)}")
-    probs = np.array([[scores[c] for c in names] for _, scores in rows])
-    wanted = np.array([names.index(labels[name]) for name, _ in rows])
-    found = classes.summary(probs, wanted, names, False)
-    found["calibration_error"] = classes.calibration_error(probs, wanted)
+    probs = np.array([[scores[c] for c in names] for scores in found.values()])
+    wanted = np.array([names.index(labels[name]) for name in found])
+    scores = classes.summary(probs, wanted, names, False)
+    scores["calibration_error"] = classes.calibration_error(probs, wanted)
+    scores |= {"files": len(found), "failed": failed}
     matrix = classes.confusion(wanted, probs.argmax(axis=1), len(names))
     table = [vars(row) for row in classes.per_class(matrix, names)]
-    _tell({"scores": found, "classes": table}, as_json)
+    _tell({"scores": scores, "classes": table}, as_json)
     if not as_json:
         shown = Table("class", "precision", "recall", "f1", "clips", box=None, pad_edge=False)
         for one in table:
             shown.add_row(one["label"], *(f"{one[k]:.3f}" for k in ("precision", "recall", "f1")), str(one["support"]))
         Console().print(shown)
+
+
+def _labels(truth: Path) -> dict[str, str]:
+    """File to label, as the table names them."""
+    labels: dict[str, str] = {}
+    for row in manifest.read_table(truth):
+        name = next(filter(None, (texts.string(row.cells.get(column)).strip() for column in texts.IDS)), "")
+        if not name or name in labels:
+            told = f"{name} again; keep one row for each file" if name else "no file; give a column such as file_name"
+            raise DataError(f"{truth.name} line {row.line} names {told}")
+        labels[name] = texts.string(row.cells.get("label"))
+    return labels
+
+
+def _predicted(predictions: Path, labels: Mapping[str, str]) -> tuple[dict[str, dict[str, float]], int]:
+    """Mean scores of each labelled file's rows, and how many files could not be read.
+
+    Raises:
+        DataError: naming files without a label, labels without a file, and two files for one label.
+    """
+    rows: dict[str, list[dict[str, float]]] = {}
+    paths: dict[str, str] = {}
+    lone = []
+    for row in manifest.read_table(predictions):
+        path = texts.string(row.cells.get("path")).strip()
+        name = _known_as(path, labels)
+        if name is None:
+            lone.append(path)
+            continue
+        if paths.setdefault(name, path) != path:
+            raise DataError(f"{path} and {paths[name]} are both '{name}'; write their folders into file_name too")
+        rows.setdefault(name, []).extend([] if texts.string(row.cells.get("error")) else [_scores(row.cells)])
+    absent = sorted(set(labels) - set(rows))
+    if lone or absent:
+        raise DataError(
+            f"{len(lone)} prediction(s) have no label: {manifest.shorten(lone)}; {len(absent)} labelled file(s) have no"
+            f" prediction: {manifest.shorten(absent)}"
+        )
+    good = {name: {c: float(np.mean([one[c] for one in own])) for c in own[0]} for name, own in rows.items() if own}
+    if not good:
+        raise DataError(f"{predictions.name} has no file that could be read; see its error column")
+    return good, len(rows) - len(good)
+
+
+def _known_as(path: str, labels: Mapping[str, str]) -> str | None:
+    """The longest end of a path that is a labelled file."""
+    parts = PurePath(path).parts
+    ends = ("/".join(parts[k:]) for k in range(len(parts)))
+    return next((end for end in (path, *ends) if end in labels), None)
 
 
 def _scores(cells: Mapping[str, Any]) -> dict[str, float]:

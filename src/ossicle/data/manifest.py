@@ -154,7 +154,7 @@ def _columns(names: Sequence[str]) -> list[str]:
 
 def _read_jsonl(path: Path) -> list[Row]:
     rows = []
-    for number, line in enumerate(_decode(path.read_bytes()).splitlines(), start=1):
+    for number, line in enumerate(_decode(path.read_bytes()).split("\n"), start=1):
         if line.strip():
             rows.append(_json_row(number, json.loads(line)))
     return rows

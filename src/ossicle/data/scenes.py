@@ -140,7 +140,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / TABLE
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}; give a folder that `ossicle scenes` made") from error
     if not all(isinstance(row, dict) and row.get("events") and row.get("file_name") for row in rows):

@@ -154,6 +154,18 @@ class Captioner:
         surest = max(rows, key=lambda row: row.score or 0.0)
         return replace(surest, start=rows[0].start, end=rows[-1].end)
 
+    def check(self, clips: Sequence[Clip]) -> None:
+        """See that clips can be scored.
+
+        Raises:
+            DataError: if none has captions.
+            UnknownNameError: for an unknown metric.
+            UsageError: if a metric cannot run here.
+        """
+        if not any(clip.captions for clip in clips):
+            raise DataError("no clip has captions to score against; give captioned data")
+        check_metrics(self.metrics, "")
+
     def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
         """Caption metrics of rows that have no error; a metric that cannot run is left out.
 
@@ -190,13 +202,13 @@ def check_metrics(names: Sequence[str], best_by: str) -> None:
     """See before any training that the metrics are there and give the score that chooses the best epoch.
 
     Raises:
-        UnknownNameError: for another metric, or a score that none of them gives.
+        UnknownNameError: for another metric, or a score that none of them gives; "" asks for none.
         UsageError: if a metric cannot run here.
     """
     found = metrics.score({"0": "a dog barks"}, {"0": ["a dog barks", "a barking dog"]}, list(names))
     if found.absent:
         raise UsageError("; ".join(f"task.metrics has {name}, but {why}" for name, why in found.absent.items()))
-    if best_by not in found.corpus:
+    if best_by and best_by not in found.corpus:
         raise UnknownNameError(f"task.best_by for metrics {', '.join(names)}", best_by, found.corpus)
 
 

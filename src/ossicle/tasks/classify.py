@@ -15,6 +15,7 @@ from ossicle import augment, features
 from ossicle.backbones.encoder import Encoder
 from ossicle.contracts import Batch, Clip, Prediction, TokenGrid
 from ossicle.data.clips import stack
+from ossicle.data.splits import not_one_label
 from ossicle.errors import DataError, UnknownNameError, UsageError
 from ossicle.features import FeatureStore, TokenStore
 from ossicle.layers import Standardize
@@ -200,8 +201,8 @@ class Classifier:
             chosen = [label for label, p in zip(self.labels, probabilities, strict=True) if p >= 0.5]
         return Prediction(
             path=str(clip.path), start=clip.start, end=clip.end,
-            label=";".join(chosen), score=round(float(probabilities[best]), 6),
-            scores={label: round(float(p), 6) for label, p in zip(self.labels, probabilities, strict=True)},
+            label=";".join(chosen), score=_short(probabilities[best]),
+            scores={label: _short(p) for label, p in zip(self.labels, probabilities, strict=True)},
         )  # fmt: skip
 
     def average(self, rows: Sequence[Prediction]) -> Prediction:
@@ -210,8 +211,21 @@ class Classifier:
         clip = Clip(Path(rows[0].path), start=rows[0].start, end=rows[-1].end)
         return replace(self.row(clip, means), path=rows[0].path)
 
+    def check(self, clips: Sequence[Clip]) -> None:
+        """See that clips can be scored.
+
+        Raises:
+            DataError: if clips do not have one label each where that is wanted.
+            UnknownNameError: for a label that was not learnt.
+        """
+        faults = [] if self.multi_label else not_one_label(clips)
+        if faults:
+            raise DataError("; ".join(faults))
+        self._targets(clips)
+
     def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
-        """Accuracy, top-5, macro mAP and F1 of rows that have no error."""
+        """Accuracy, top-5, macro mAP and F1 of rows that have no error; raises as `check` does."""
+        self.check(clips)
         pairs = [(c, r) for c, r in zip(clips, rows, strict=True) if r.error is None]
         if not pairs:
             raise DataError("no clip could be scored: none was readable; see the error column of the results")
@@ -258,3 +272,8 @@ class Classifier:
             mixed = {"alpha": self.augment.mixup, "rows": self.augment.mixup_share}
             waves, targets = augment.mixup(waves, targets, generator, **mixed)
         return replace(batch, waves=waves, lengths=lengths, targets=targets, seed=draw(generator))
+
+
+def _short(probability: float) -> float:
+    """Six significant digits: small ones stay apart, so that ranks do too."""
+    return float(f"{probability:.6g}")

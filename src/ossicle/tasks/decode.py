@@ -107,6 +107,18 @@ class Written:
     tokens: int
 
 
+def check(how: Decoding) -> None:
+    """See that a method is to be had as it is set.
+
+    Raises:
+        UnknownNameError: for another method.
+        UsageError: if this transformers lacks it, or it cannot write several captions.
+    """
+    if how.method not in METHODS:
+        raise UnknownNameError("decoding", how.method, METHODS)
+    METHODS[how.method](how)
+
+
 @torch.no_grad()
 def write(language: LanguageModel, prefix: Tensor, end: int, how: Decoding) -> list[list[Written]]:
     """Captions after embedded prompts.
@@ -123,8 +135,7 @@ def write(language: LanguageModel, prefix: Tensor, end: int, how: Decoding) -> l
     Raises:
         UsageError: if the method is not to be had, or cannot write several captions.
     """
-    if how.method not in METHODS:
-        raise UnknownNameError("decoding", how.method, METHODS)
+    check(how)
     longest = getattr(language.causal.config.get_text_config(), "max_position_embeddings", None)
     if longest and prefix.shape[1] + how.max_tokens > longest:
         raise UsageError(

@@ -44,11 +44,11 @@ class StridePool(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(batch, n, width) and (batch, n) float to (batch, k, width)."""
-        real = mask.sum(dim=1, keepdim=True)
-        edges = torch.arange(self.tokens + 1, device=x.device) / self.tokens
+        real = mask.sum(dim=1, keepdim=True).long()
+        edges = torch.arange(self.tokens + 1, device=x.device) * real  # k times too large, so that they are whole
         place = mask.cumsum(dim=1)[:, None] - 1
-        first = (edges[:-1] * real).floor()[..., None]
-        last = (edges[1:] * real).ceil()[..., None]
+        first = (edges[:, :-1] // self.tokens)[..., None]
+        last = ((edges[:, 1:] + self.tokens - 1) // self.tokens)[..., None]
         share = ((place >= first) & (place < last)).to(x.dtype) * mask[:, None]
         return share @ x / share.sum(dim=2, keepdim=True).clamp(min=1)
 

@@ -129,14 +129,15 @@ def test_spice_reads_what_its_jar_writes(tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / name).touch()
     fake = tmp_path / "java"
     fake.write_text(
-        f"#!{sys.executable}\nimport json, sys\na = sys.argv\ngiven = json.load(open(a[a.index('-cache') - 1]))\n"
+        f"#!{sys.executable}\nimport json, os, sys\na = sys.argv\ngiven = json.load(open(a[a.index('-cache') - 1]))\n"
+        "assert os.path.isdir(a[a.index('-cache') + 1]) and given[0]['test'] == 'a dog', given\n"
         "rows = [{'image_id': g['image_id'], 'scores': {'All': {'f': len(g['refs']) / 10}}} for g in given]\n"
         "json.dump(rows[::-1], open(a[a.index('-out') + 1], 'w'))\n"
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     found = score(
-        {"a": "a dog", "b": "a cat"}, {"a": ["x"], "b": ["x", "y"]}, ("spice", "spider", "cider"), spice=tmp_path
+        {"a": "A dog.", "b": "a cat"}, {"a": ["x"], "b": ["x", "y"]}, ("spice", "spider", "cider"), spice=tmp_path
     )
     assert (found.items["a"]["spice"], found.items["b"]["spice"]) == (0.1, 0.2)
     assert found.corpus["spider"] == pytest.approx((found.corpus["cider_d"] + 0.15) / 2)

@@ -62,8 +62,10 @@ class Job:
 
     @cached_property
     def spice(self) -> list[float]:
-        """SPICE of each item."""
-        return spice_jar.spice(self.texts, self.others, place=self.spice_place)
+        """SPICE of each item, on the tokens that every metric sees."""
+        said = [" ".join(p.candidate) for p in self.pairs]
+        others = [[" ".join(reference) for reference in p.references] for p in self.pairs]
+        return spice_jar.spice(said, others, place=self.spice_place)
 
     @cached_property
     def spider(self) -> list[float]:

@@ -48,7 +48,7 @@ def spice(candidates: Sequence[str], references: Sequence[Sequence[str]], *, pla
     where = folder(place)
     java = shutil.which("java")
     if java is None:
-        raise DataError("SPICE needs Java; install a Java runtime (8 to 17)")
+        raise DataError("SPICE needs Java; install a runtime of 8 to 14 (later ones lack its JavaScript engine)")
     items = [
         {"image_id": i, "test": text, "refs": list(others)}
         for i, (text, others) in enumerate(zip(candidates, references, strict=True))
@@ -56,8 +56,10 @@ def spice(candidates: Sequence[str], references: Sequence[Sequence[str]], *, pla
     with tempfile.TemporaryDirectory() as scratch:
         given, out = Path(scratch) / "in.json", Path(scratch) / "out.json"
         given.write_text(json.dumps(items), encoding="utf-8")
+        cache = Path(scratch) / "cache"
+        cache.mkdir()
         command = [java, "-Xmx8G", "-jar", str((where / JAR).resolve()), str(given)]
-        command += ["-cache", str(Path(scratch) / "cache"), "-out", str(out), "-subset", "-silent"]
+        command += ["-cache", str(cache), "-out", str(out), "-subset", "-silent"]
         try:
             subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
             scored = {row["image_id"]: row["scores"]["All"]["f"] for row in json.loads(out.read_text(encoding="utf-8"))}
