@@ -19,18 +19,18 @@ import torch
 import torch.nn.functional as F
 
 import measure
-from ossicle import build, config, devices
-from ossicle.build import backbone
+from ossicle import devices
 from ossicle.contracts import Clip
 from ossicle.data import Dataset, open_data, scenes
 from ossicle.data.phrases import esc50
 from ossicle.data.splits import select
+from ossicle.deliver.merge import merge
 from ossicle.errors import OssicleError
-from ossicle.features import FeatureStore
-from ossicle.merge import merge
 from ossicle.metrics.caption import events
 from ossicle.metrics.caption.score import score
-from ossicle.train.evaluate import predict_rows
+from ossicle.recipe import backbone, build, config
+from ossicle.tasks.features import FeatureStore
+from ossicle.training.evaluate import predict_rows
 
 NAME = "quality_captions"
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 import measure
-from ossicle import build, config
 from ossicle.data import open_data
+from ossicle.recipe import build, config
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDS = ("1", "2", "3", "4")

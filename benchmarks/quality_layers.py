@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 import measure
-from ossicle import build, config
 from ossicle.data import open_data
+from ossicle.recipe import build, config
 
 CHOICES = ([1], [2], [3], [4], [1, 2, 3], [2, 3, 4])
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "classify" / "esc50_whisper-tiny.en_probe.toml"

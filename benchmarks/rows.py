@@ -18,8 +18,9 @@ import torch
 from filelock import FileLock
 
 import measure
-from ossicle import config, protocols
 from ossicle.data import open_data
+from ossicle.recipe import config
+from ossicle.reproduce import protocols
 
 Job = tuple[str, int]
 # What every recipe of these benchmarks has in common.

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 import measure
-from ossicle import adapters, backbones, devices, features
+from ossicle import adapters, backbones, devices
 from ossicle.backbones import Encoder
 from ossicle.contracts import TokenGrid
+from ossicle.tasks import features
 
 SAMPLES, CLASSES, BACKBONE = 80_000, 50, "ast-base"
 LORA = "lora(rank=16,alpha=16,targets=qv)"

@@ -19,9 +19,9 @@ from ossicle import backbones, devices
 from ossicle.backbones import Encoder
 from ossicle.backbones.text import Lora, language_model
 from ossicle.contracts import Clip
-from ossicle.features import SEQUENCE, FeatureStore
 from ossicle.tasks.caption_llm import Captioner
 from ossicle.tasks.decode import Decoding
+from ossicle.tasks.features import SEQUENCE, FeatureStore
 from ossicle.tasks.mapper import Mapper
 from speed_adapters import random_encoder
 

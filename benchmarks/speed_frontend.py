@@ -14,7 +14,7 @@ from transformers import ASTFeatureExtractor
 from transformers.utils import is_speech_available
 
 from measure import interleaved_medians, machine, ratios, save
-from ossicle.frontends import KaldiFbank
+from ossicle.sound.frontends import KaldiFbank
 
 RATE_HZ, SECONDS = 16_000, 10
 

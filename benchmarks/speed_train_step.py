@@ -11,9 +11,10 @@ from collections.abc import Callable
 import torch
 
 import measure
-from ossicle import adapters, backbones, devices, features
+from ossicle import adapters, backbones, devices
 from ossicle.backbones import Encoder
 from ossicle.contracts import TokenGrid
+from ossicle.tasks import features
 
 BATCH, SAMPLES, CLASSES = 16, 80_000, 50
 FULL = "full()"

@@ -13,10 +13,10 @@ import re
 import shutil
 from pathlib import Path
 
-from ossicle import build, config
-from ossicle.card import card
 from ossicle.data import open_data
 from ossicle.data.splits import select
+from ossicle.recipe import build, config
+from ossicle.share.card import card
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "esc50-whisper-tiny"

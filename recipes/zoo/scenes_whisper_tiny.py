@@ -16,14 +16,14 @@ from typing import Any
 import safetensors.torch
 from esc50_whisper_tiny import ROOT, credits
 
-from ossicle import build, config
 from ossicle.adapters import store
 from ossicle.backbones import text
-from ossicle.build.caption_llm import CaptionPlan
-from ossicle.card import card
 from ossicle.data import open_data, scenes
 from ossicle.data.splits import select
 from ossicle.files import write_atomic
+from ossicle.recipe import build, config
+from ossicle.recipe.caption_llm import CaptionPlan
+from ossicle.share.card import card
 
 NAME = "scenes-whisper-tiny"
 RECIPE = ROOT / "recipes" / "caption_llm" / "scenes_whisper-tiny_lora.toml"

@@ -15,7 +15,7 @@ from ossicle.adapters.base import Adapted
 from ossicle.backbones.encoder import Encoder
 from ossicle.contracts import Encoded
 from ossicle.errors import AdapterError, OssicleError
-from ossicle.features import pool
+from ossicle.tasks.features import pool
 from tests import tiny
 from tests.adapters.cases import CASES, Case
 from tests.conftest import tries

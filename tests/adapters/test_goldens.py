@@ -13,7 +13,7 @@ from ossicle.adapters.convpass import ConvpassDelta
 from ossicle.backbones import freeze, keys, patches
 from ossicle.backbones.encoder import Encoder
 from ossicle.contracts import Context, TokenGrid
-from ossicle.features import pool
+from ossicle.tasks.features import pool
 
 SITES = {"adapter_module_MHSA": "attn", "adapter_module_FFN": "mlp"}
 LINEARS = {

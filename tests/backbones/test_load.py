@@ -13,7 +13,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from ossicle import backbones
 from ossicle.backbones import BACKBONES, Encoder, patches, weights, whisper
 from ossicle.errors import AudioError, UnknownNameError, UsageError, WeightsError
-from ossicle.frontends import NORMS
+from ossicle.sound.frontends import NORMS
 from tests import tiny
 
 State = dict[str, Tensor]
@@ -214,7 +214,7 @@ def test_a_clip_shorter_than_a_patch_says_so(kind: str) -> None:
 
 def test_real_whisper_equals_transformers_on_a_real_clip(whisper_weights: Path, esc50: Path) -> None:
     """Positions cut to the clip: transformers runs on the same 5 s once its table is cut too."""
-    from ossicle import audio
+    from ossicle.sound import audio
 
     wave = audio.load(esc50 / "audio" / "1-100032-A-0.opus", 16_000)[None]
     encoder = backbones.from_checkpoint("whisper-tiny.en", whisper_weights)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests import tiny
 
-from ossicle.build import backbone
+from ossicle.recipe import backbone
 
 QUICK = [
     "train.epochs=1", "train.batch=4", "train.precision=float32", "task.lora.rank=2", "data.hold_out=0",
@@ -18,7 +18,7 @@ QUICK = [
 def tiny_models(monkeypatch, tmp_path):
     monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("whisper"))
-    monkeypatch.setattr("ossicle.build.caption_llm.language_model", lambda name, **options: tiny.language())
+    monkeypatch.setattr("ossicle.recipe.caption_llm.language_model", lambda name, **options: tiny.language())
 
 
 @pytest.fixture

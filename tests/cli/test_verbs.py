@@ -16,8 +16,8 @@ import soundfile
 from tests import tiny
 from tests.cli.conftest import Run, call
 
-from ossicle import figures
 from ossicle.backbones import weights
+from ossicle.pictures import figures
 
 TONES = {"low": 300.0, "high": 3000.0}
 PROBE = ("--adapter", "probe()", "--set", "train.epochs=1", "--set", "train.precision=float32")

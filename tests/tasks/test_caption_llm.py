@@ -10,9 +10,9 @@ from ossicle import adapters
 from ossicle.backbones.text import Lora
 from ossicle.contracts import Batch, Clip
 from ossicle.errors import DataError, UsageError
-from ossicle.features import SEQUENCE, FeatureStore, sequence
 from ossicle.tasks.caption_llm import Captioner, check_captions
 from ossicle.tasks.decode import Decoding
+from ossicle.tasks.features import SEQUENCE, FeatureStore, sequence
 from ossicle.tasks.listen import SoundAugment
 from ossicle.tasks.mapper import Mapper
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from tests import tiny
 
 from ossicle import adapters
+from ossicle.backbones.layers import Standardize
 from ossicle.contracts import Batch, Clip
 from ossicle.errors import DataError, UnknownNameError, UsageError
-from ossicle.features import FeatureStore, TokenStore
-from ossicle.layers import Standardize
 from ossicle.tasks.classify import Augment, Classifier, Head
+from ossicle.tasks.features import FeatureStore, TokenStore
 
 LABELS = ["cat", "dog", "owl"]
 NUMBER = 1  # blocks below the lowest adapter

@@ -10,8 +10,8 @@ from ossicle.contracts import Clip
 from ossicle.tasks.caption_llm import Captioner
 from ossicle.tasks.mapper import Mapper
 from ossicle.tasks.naming import Naming, Words
-from ossicle.train.loop import fit
-from ossicle.train.optim import Settings
+from ossicle.training.loop import fit
+from ossicle.training.optim import Settings
 
 TONES = {"qq": 300.0, "zz": 2500.0}
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ossicle.adapters.base import Site
 from ossicle.backbones.encoder import Encoder
+from ossicle.backbones.layers import Linear, Norm
 from ossicle.contracts import Context
-from ossicle.layers import Linear, Norm
 
 
 class BiasOverlay(nn.Module):

@@ -9,9 +9,9 @@ from ossicle.adapters.base import INITS, Frozen, Site, pick, pick_blocks, positi
 from ossicle.adapters.bottleneck import BottleneckDelta
 from ossicle.adapters.placement import at_sub_layers, width
 from ossicle.backbones.encoder import Encoder
+from ossicle.backbones.layers import Block
 from ossicle.contracts import Context
 from ossicle.errors import AdapterError
-from ossicle.layers import Block
 
 
 class HydraDelta(nn.Module):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ossicle.adapters.base import Adapted, Site, pick, pick_blocks
 from ossicle.backbones.encoder import Encoder
+from ossicle.backbones.layers import Norm
 from ossicle.contracts import Context
-from ossicle.layers import Norm
 
 
 class NormOverlay(nn.Module):

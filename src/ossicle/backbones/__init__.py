@@ -8,7 +8,7 @@ import torch
 from ossicle.backbones import ast_vit, beats, vit, weights, whisper
 from ossicle.backbones.encoder import Encoder, Spec
 from ossicle.errors import UnknownNameError, UsageError, WeightsError
-from ossicle.frontends import FRONTENDS, NORMS, KaldiFbank
+from ossicle.sound.frontends import FRONTENDS, NORMS, KaldiFbank
 
 BACKBONES: dict[str, Spec] = {
     "ast-base": ast_vit.AST_BASE,

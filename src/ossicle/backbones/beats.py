@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from ossicle.backbones import keys
 from ossicle.backbones.encoder import Encoder, Spec
+from ossicle.backbones.layers import Attention, Mlp, Norm, Socket
 from ossicle.contracts import Context, TokenGrid
 from ossicle.errors import AudioError, WeightsError
-from ossicle.frontends import FRONTENDS
-from ossicle.layers import Attention, Mlp, Norm, Socket
+from ossicle.sound.frontends import FRONTENDS
 
 GATES = 8  # outputs of the gate's linear map: two gates of four each
 

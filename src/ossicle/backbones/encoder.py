@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ossicle.backbones.layers import Socket
+from ossicle.backbones.masking import gather, keep_random
 from ossicle.contracts import Context, Encoded, TokenGrid
 from ossicle.errors import AdapterError, UsageError
-from ossicle.layers import Socket
-from ossicle.masking import gather, keep_random
 
 
 class Stem(Protocol):

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ossicle.backbones.encoder import Encoder
 from ossicle.backbones.keys import count_blocks
+from ossicle.backbones.layers import Block, Norm
 from ossicle.contracts import TokenGrid
 from ossicle.errors import AudioError, WeightsError
-from ossicle.frontends import FRONTENDS
-from ossicle.layers import Block, Norm
+from ossicle.sound.frontends import FRONTENDS
 
 Pair = tuple[int, int]
 

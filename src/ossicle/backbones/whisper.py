@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from ossicle.backbones import keys
 from ossicle.backbones.encoder import Encoder, Spec
+from ossicle.backbones.layers import Block, Norm
 from ossicle.contracts import TokenGrid
 from ossicle.errors import WeightsError
-from ossicle.frontends import FRONTENDS
-from ossicle.layers import Block, Norm
+from ossicle.sound.frontends import FRONTENDS
 
 
 @dataclass(frozen=True)

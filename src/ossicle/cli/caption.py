@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ossicle import audio, build, config
 from ossicle.cli.predict import predictor_of, to_file
 from ossicle.contracts import Prediction
+from ossicle.recipe import build, config
+from ossicle.sound import audio
 from ossicle.tasks.decode import Decoding
 
 

@@ -12,15 +12,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ossicle import audio, build, report, zoo
 from ossicle.adapters import store
 from ossicle.backbones import weights
 from ossicle.cli.train import note
 from ossicle.contracts import Clip
 from ossicle.errors import UsageError, WeightsError
-from ossicle.report import Item, Model
+from ossicle.predict import report
+from ossicle.predict.report import Item, Model
+from ossicle.recipe import build
+from ossicle.share import zoo
+from ossicle.sound import audio
 from ossicle.tasks.classify import Classifier
-from ossicle.train.evaluate import average, bound, cut, predict_rows
+from ossicle.training.evaluate import average, bound, cut, predict_rows
 
 SOUNDS = "sample-sounds"
 BATCH = 16

@@ -8,12 +8,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ossicle import build, results
 from ossicle.cli.train import opened
 from ossicle.data.splits import on_channel, select
 from ossicle.devices import Precision
 from ossicle.errors import UnknownNameError, UsageError
-from ossicle.train import evaluate as scoring
+from ossicle.predict import results
+from ossicle.recipe import build
+from ossicle.training import evaluate as scoring
 
 
 def evaluate(

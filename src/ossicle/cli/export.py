@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ossicle import build
-from ossicle import export as exporting
 from ossicle.adapters import peft_format
+from ossicle.deliver import export as exporting
 from ossicle.errors import UsageError
+from ossicle.recipe import build
 
 
 def export(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ossicle import merge as merging
+from ossicle.deliver import merge as merging
 
 
 def merge(

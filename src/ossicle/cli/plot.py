@@ -9,15 +9,16 @@ import numpy as np
 import torch
 import typer
 
-from ossicle import audio, build, figures
-from ossicle.build import backbone
 from ossicle.cli.train import opened
 from ossicle.contracts import Clip
 from ossicle.data.clips import load_waves
 from ossicle.data.splits import on_channel, select
 from ossicle.errors import AudioError, DataError
-from ossicle.features import FeatureStore
-from ossicle.figures import Point
+from ossicle.pictures import figures
+from ossicle.pictures.figures import Point
+from ossicle.recipe import backbone, build
+from ossicle.sound import audio
+from ossicle.tasks.features import FeatureStore
 
 plot = typer.Typer(help="Draw figures.", no_args_is_help=True)
 Adapter = Annotated[str, typer.Argument(metavar="DIR", help="Adapter folder or the name of one that ships.")]

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ossicle import audio, build
 from ossicle.cli.evaluate import checked_precision
-from ossicle.predict import Predictor, predict_to_file
+from ossicle.predict.predictor import Predictor, predict_to_file
+from ossicle.recipe import build
+from ossicle.sound import audio
 
 
 def predict(

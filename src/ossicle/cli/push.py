@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ossicle import sharing, zoo
+from ossicle.share import hub, zoo
 
 
 def push(
@@ -14,5 +14,5 @@ def push(
     private: Annotated[bool, typer.Option(help="Make a private repository.")] = False,
 ) -> None:
     """Upload an adapter to the Hugging Face hub."""
-    address = sharing.push(zoo.find(adapter), repo, private=private)
+    address = hub.push(zoo.find(adapter), repo, private=private)
     Console().print(f"uploaded: {address}", soft_wrap=True, markup=False)

@@ -8,11 +8,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ossicle import reproduce as reproducing
 from ossicle.cli.train import opened
 from ossicle.data import DATASETS
 from ossicle.errors import UnknownNameError
-from ossicle.reproduce import Cell, Options
+from ossicle.reproduce import tables
+from ossicle.reproduce.tables import Cell, Options
 
 
 def reproduce(
@@ -32,7 +32,7 @@ def reproduce(
 ) -> None:
     """Run a paper's table; what cannot be run is marked, what is finished is not run again."""
     if table == "list":
-        print("\n".join(reproducing.tables()))
+        print("\n".join(tables.tables()))
         return
     sets = {}
     for text in data or []:
@@ -41,10 +41,10 @@ def reproduce(
             raise UnknownNameError("data set", name, DATASETS)
         sets[name] = opened(text)
     options = Options(
-        reproducing.checked_mode(mode), backbone, tuple(folds or ()), tuple(test_folds or ()), tuple(seeds or ()),
+        tables.checked_mode(mode), backbone, tuple(folds or ()), tuple(test_folds or ()), tuple(seeds or ()),
         tuple(change or ()),
     )  # fmt: skip
-    cells = reproducing.reproduce(table, sets, out / table.replace("/", "_"), options, rows or [])
+    cells = tables.reproduce(table, sets, out / table.replace("/", "_"), options, rows or [])
     if as_json:
         print(json.dumps([vars(cell) for cell in cells]))
         return
@@ -56,7 +56,7 @@ def _show(cells: list[Cell]) -> None:
     console = Console()
     table = Table("row", "data", "paper", "ours", "trainable", box=None, pad_edge=False)
     for cell in cells:
-        ours = reproducing.figure(cell) or "not run"
+        ours = tables.figure(cell) or "not run"
         paper = "" if cell.printed is None else f"{cell.printed:.2f}"
         table.add_row(cell.row, cell.column, paper, ours, "" if cell.parameters is None else f"{cell.parameters:,}")
     console.print(table)

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ossicle import build, config
 from ossicle.data import Dataset, open_data
 from ossicle.data.manifest import SHOWN, shorten
+from ossicle.recipe import build, config
 
 train = typer.Typer(help="Train an adapter.", no_args_is_help=True)
 

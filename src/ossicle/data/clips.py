@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ossicle import audio
 from ossicle.contracts import Clip
 from ossicle.errors import AudioError, UsageError
+from ossicle.sound import audio
 
 Key = tuple[str, int, int, float, float | None, int, int]
 

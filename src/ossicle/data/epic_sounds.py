@@ -5,10 +5,10 @@ Labels are public for training and validation only, so validation is what is tes
 
 from pathlib import Path
 
-from ossicle.audio import SUFFIXES
 from ossicle.contracts import Clip
 from ossicle.data.manifest import Row
 from ossicle.data.release import Release
+from ossicle.sound.audio import SUFFIXES
 
 LICENCE = "CC BY-NC 4.0"
 _RELEASE = Release(

@@ -5,10 +5,10 @@ One level of `train`, `valid`, `test` folders above the label folders is read as
 
 from pathlib import Path
 
-from ossicle import audio
 from ossicle.contracts import Clip
 from ossicle.data.manifest import SUFFIXES, shorten
 from ossicle.errors import DataError
+from ossicle.sound import audio
 
 _SPLITS = (
     "train",

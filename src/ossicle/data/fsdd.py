@@ -7,10 +7,10 @@ import os
 import re
 from pathlib import Path
 
-from ossicle.audio import SUFFIXES
 from ossicle.contracts import Clip
 from ossicle.data.release import Release
 from ossicle.errors import DataError
+from ossicle.sound.audio import SUFFIXES
 
 LICENCE = "CC BY-SA 4.0"
 _RELEASE = Release(

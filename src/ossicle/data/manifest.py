@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ossicle import audio
 from ossicle.contracts import Clip
 from ossicle.errors import DataError
+from ossicle.sound import audio
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 PATH_COLUMNS = ("file_name", "filename", "path", "file", "audio")

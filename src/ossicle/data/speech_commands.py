@@ -7,10 +7,10 @@ as meta.csv (filename, label, split) with a folder audio. File names are {speake
 import os
 from pathlib import Path
 
-from ossicle.audio import SUFFIXES
 from ossicle.contracts import Clip
 from ossicle.data.release import Release
 from ossicle.errors import DataError
+from ossicle.sound.audio import SUFFIXES
 
 LICENCE = "CC BY 4.0"
 _RELEASE = Release(

@@ -9,17 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ossicle import features
 from ossicle.backbones import text
 from ossicle.backbones.encoder import Encoder
 from ossicle.backbones.text import LanguageModel
 from ossicle.contracts import Batch, Clip, Encoded, Prediction
 from ossicle.data.clips import stack
 from ossicle.errors import DataError, UnknownNameError, UsageError
-from ossicle.features import FeatureStore
 from ossicle.metrics.caption import score as metrics
-from ossicle.tasks import decode
+from ossicle.tasks import decode, features
 from ossicle.tasks.decode import Decoding, Written
+from ossicle.tasks.features import FeatureStore
 from ossicle.tasks.listen import Listener, SoundAugment, draw
 from ossicle.tasks.mapper import Mapper
 

@@ -11,15 +11,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ossicle import augment, features
 from ossicle.backbones.encoder import Encoder
+from ossicle.backbones.layers import Standardize
 from ossicle.contracts import Batch, Clip, Prediction, TokenGrid
 from ossicle.data.clips import stack
 from ossicle.data.splits import not_one_label
 from ossicle.errors import DataError, UnknownNameError, UsageError
-from ossicle.features import FeatureStore, TokenStore
-from ossicle.layers import Standardize
 from ossicle.metrics import classify as metrics
+from ossicle.sound import augment
+from ossicle.tasks import features
+from ossicle.tasks.features import FeatureStore, TokenStore
 from ossicle.tasks.listen import Amount, Listener, SoundAugment, draw
 
 HEAD_NORMS: dict[str, type[nn.Module]] = {"none": nn.Identity, "layer": nn.LayerNorm, "standard": Standardize}

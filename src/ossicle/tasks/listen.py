@@ -8,11 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ossicle import augment
 from ossicle.backbones.encoder import Encoder
 from ossicle.contracts import Batch, Clip, Encoded
 from ossicle.data.clips import WaveCache, load_waves
 from ossicle.errors import AudioError, DataError
+from ossicle.sound import augment
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]

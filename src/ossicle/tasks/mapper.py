@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ossicle.backbones.layers import Standardize
 from ossicle.errors import UnknownNameError, UsageError
-from ossicle.layers import Standardize
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "none": lambda x: x}
 

@@ -1,0 +1,1 @@
+"""Trained adapters in other forms."""

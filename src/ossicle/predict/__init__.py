@@ -1,0 +1,1 @@
+"""Files of any length to rows, tables and pages."""

@@ -1,0 +1,309 @@
+"""From a recipe to objects: data split, encoder with adapter, task; train it, save it, load it again.
+
+What differs between kinds of tasks is in a plan of its own: `recipe.classify`, `recipe.caption_llm`.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from ossicle import adapters, backbones, devices
+from ossicle.adapters import store
+from ossicle.contracts import Clip
+from ossicle.data import Dataset
+from ossicle.errors import AdapterError, CheckpointError, UsageError
+from ossicle.files import write_atomic
+from ossicle.pictures import plots
+from ossicle.recipe import config
+from ossicle.recipe.backbone import signature
+from ossicle.recipe.caption_llm import RECIPE, CaptionPlan
+from ossicle.recipe.classify import LABELS, ClassifyPlan
+from ossicle.recipe.config import Recipe
+from ossicle.recipe.partition import Split, split
+from ossicle.recipe.plan import Plan
+from ossicle.share import zoo
+from ossicle.training import checkpoint
+from ossicle.training.checkpoint import LAST
+from ossicle.training.evaluate import bound, cut, evaluate
+from ossicle.training.loop import METRICS, fit
+
+__all__ = ["JUDGED", "LABELS", "RECIPE", "Loaded", "load", "train"]
+
+JUDGED = "judged_{}.jsonl"
+CARD = "README.md"
+VERBS = {"classify": "predict", "caption-llm": "caption"}
+PLANS: dict[str, type[Plan]] = {"classify": ClassifyPlan, "caption-llm": CaptionPlan}
+
+
+@dataclass
+class Loaded:
+    """An adapter folder ready to predict.
+
+    Args:
+        task: with its weights, in eval mode; of the kind the recipe says.
+        recipe: as it was trained.
+        manifest: of the folder.
+        name: the folder's name, for result rows.
+    """
+
+    task: Any
+    recipe: Recipe
+    manifest: dict[str, Any]
+    name: str
+
+
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    *,
+    resume: bool = False,
+    init: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train a task and save it as a folder.
+
+    Args:
+        recipe: checked settings.
+        dataset: clips with labels or captions.
+        out: the folder to make.
+        resume: go on from where an earlier run in `out` stopped.
+        init: a trained folder of the same kind whose weights this one begins with.
+        quiet: no progress bar.
+
+    Returns:
+        The folder's manifest, with validation and test scores.
+
+    Raises:
+        OssicleError: of every kind its parts raise; what was saved before stays.
+    """
+    devices.prepare()
+    _check_out(out, resume)
+    parts = split(dataset.clips, recipe.data, recipe.train.seed)
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": dataset.name})})
+    plan = PLANS[recipe.task.kind].learn(recipe, parts)
+    go_on = resume and _begun(out, plan)
+    task = plan.task(for_training=True)
+    manifest = _manifest(plan, task, parts)
+    manifest |= _begin(plan, task, out, init, resume)
+    if plan.caches(task):  # what is cached is whole windows, not random crops
+        window_s = recipe.task.window_s
+        parts = replace(parts, train=[w for c in bound(parts.train, window_s) for w in cut(c, window_s)])
+    _save_texts(out, plan, manifest)
+    if not go_on and init is None:
+        with _telling(f"listening to {len(parts.train):,} clips before the first epoch", quiet):
+            plan.start(task, parts.train, out)
+    history = fit(
+        task, parts.train, parts.val, recipe.train, out,
+        window_s=recipe.task.window_s, resume=go_on, quiet=quiet,
+    )  # fmt: skip
+    manifest["epochs"] = len(history)
+    with _telling(f"scoring {len(parts.val) + len(parts.test):,} clips", quiet):
+        return _finish(plan, task, parts, manifest, out)
+
+
+def _telling(text: str, quiet: bool) -> AbstractContextManager[object]:
+    """Something to look at while there is no progress bar."""
+    return nullcontext() if quiet else Console(stderr=True).status(text)
+
+
+def _finish(plan: Plan, task: Any, parts: Split, manifest: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Score the kept weights; write manifest, card and curve."""
+    manifest["scores"] = _final_scores(plan, task, parts, out)
+    manifest["data"]["unreadable"] = sorted({Path(path).name for path in task.unreadable})
+    store.save_manifest(out, manifest)
+    text = plan.card(out.resolve().name, manifest)
+    write_atomic(out / CARD, lambda part: part.write_text(text, encoding="utf-8"))
+    plots.training_curve(out / METRICS, out / "curve.png")
+    return manifest
+
+
+def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) -> Loaded:
+    """An adapter folder, or the name of one that ships, as a task that predicts.
+
+    Args:
+        where: the folder, its name, or a repository on the hub.
+        changes: "task.llm=FOLDER" texts that win over its recipe.
+        kind: of task it must be; None takes any.
+
+    Raises:
+        UsageError: if it is of another kind.
+        CheckpointError: if it is not an adapter folder or is broken.
+        AdapterError: if it was trained on another backbone than the one at hand.
+    """
+    devices.prepare()
+    folder = zoo.find(where)
+    manifest = store.read_manifest(folder)
+    _check_whole(folder, manifest)
+    _check_kind(where, str(manifest.get("task")), kind)
+    try:
+        recipe = config.read(folder / RECIPE, changes)
+        plan = PLANS[recipe.task.kind].saved(recipe, folder)
+        known = [float(spread) for spread in manifest["backbone"]["signature"]]
+        trained_on = str(manifest["backbone"]["digest"])
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise CheckpointError(f"{folder} is incomplete: {err}; train or fetch it again") from err
+    tensors = store.read_weights(folder)
+    task: Any = plan.task(for_training=False)
+    here = signature(task.encoder)
+    if len(known) != len(here) or not np.allclose(known, here, rtol=1e-3):
+        raise AdapterError(
+            f"{folder.name} was trained on other weights of {recipe.backbone.name} than those here "
+            f"(digest {trained_on[:12]}, here {task.encoder.digest[:12]}); "
+            "give the ones it was trained on"
+        )
+    plan.check(task, manifest)
+    store.restore(task.parts(), tensors)
+    for module in task.parts().values():
+        module.eval().requires_grad_(False)
+    _to_device(task)
+    return Loaded(task, recipe, manifest, folder.name)
+
+
+def _check_kind(where: str, here: str, wanted: str | None) -> None:
+    if wanted not in (None, here):
+        raise UsageError(f"{where} holds a {here} adapter, not a {wanted} one; use `ossicle {VERBS.get(here)}`")
+
+
+def _check_whole(folder: Path, manifest: dict[str, Any]) -> None:
+    for name, digest in dict(manifest.get("sha256", {})).items():
+        file = folder / name
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            raise CheckpointError(
+                f"{folder} is broken: {name} is not the one it was saved with; train or fetch it again"
+            )
+
+
+def _check_out(out: Path, resume: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; give a folder")
+    if not resume and (out / store.WEIGHTS).exists():
+        raise UsageError(f"{out} already holds a trained adapter; give another --out, or --resume to go on")
+
+
+def _begun(out: Path, plan: Plan) -> bool:
+    """Whether there is a state to go on from; a run that was stopped before its first one begins anew.
+
+    Raises:
+        CheckpointError: if no run was begun there.
+        UsageError: if it was begun with other classes or settings; only the number of epochs may change.
+    """
+    begun = (out / LAST).is_file()
+    if not begun and ((out / store.WEIGHTS).exists() or not (out / RECIPE).is_file()):
+        raise CheckpointError(f"nothing to resume: {out / LAST} does not exist; train without --resume first")
+    for name, text in plan.texts().items():
+        try:
+            known = json.loads((out / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if known != json.loads(text):
+            raise UsageError(
+                f"{out} was begun with other {Path(name).stem} than those here; give the data it began with"
+            )
+    if begun:
+        _check_settings(out, plan.recipe)
+    return begun
+
+
+def _check_settings(out: Path, recipe: Recipe) -> None:
+    """Settings that a run was begun with hold to its end."""
+    before, now = (_flat(r.model_dump(mode="json")) for r in (config.read(out / RECIPE), recipe))
+    other = [key for key in now if before.get(key) != now[key] and key != "train.epochs"]
+    if other:
+        told = ", ".join(f"{key} {before.get(key)} (now {now[key]})" for key in other[:3])
+        raise UsageError(f"{out} was begun with {told}; resume with those, or train anew into another --out")
+
+
+def _flat(tables: dict[str, Any], front: str = "") -> dict[str, Any]:
+    """Nested settings as "train.lr" and so on."""
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found |= _flat(value, f"{front}{key}.") if isinstance(value, dict) else {f"{front}{key}": value}
+    return found
+
+
+def _to_device(task: Any) -> None:
+    for module in task.parts().values():
+        module.to(devices.device())
+
+
+def _begin(plan: Plan, task: Any, out: Path, init: Path | None, resume: bool) -> dict[str, Any]:
+    """Put the weights a training begins or goes on with on the device; what the manifest says of where they are from.
+
+    Raises:
+        UsageError: if a run that is to go on began with a folder that is not given again.
+    """
+    _to_device(task)
+    earlier = store.read_manifest(out).get("begun with") if resume else None
+    if resume and (out / LAST).is_file():
+        store.restore(task.parts(), checkpoint.load(out)["tensors"])
+        return {"begun with": earlier} if earlier else {}
+    if init is not None:
+        plan.begin(task, init)
+        file = init / store.WEIGHTS
+        digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+        return {"begun with": {"name": init.resolve().name, "digest": digest}}
+    if earlier:
+        raise UsageError(f"{out} was begun with the weights of {earlier['name']}; give it by --init-from again")
+    plan.begin(task, None)
+    return {}
+
+
+def _manifest(plan: Plan, task: Any, parts: Split) -> dict[str, Any]:
+    recipe = plan.recipe
+    licences = Counter(clip.licence or "not stated" for clip in parts.train)
+    own = adapters.trainable(task.encoder, "default")
+    return {
+        "task": recipe.task.kind,
+        "backbone": {
+            "name": recipe.backbone.name, "digest": task.encoder.digest, "signature": signature(task.encoder),
+        },
+        "adapter": recipe.adapter.spec,
+        **plan.facts(task),
+        "parameters": {
+            "adapter": sum(p.numel() for p in own.values()),
+            **plan.sizes(task),
+            "backbone": sum(p.numel() for p in backbones.skeleton(recipe.backbone.name).parameters()),
+        },
+        "data": {
+            "name": recipe.data.source,
+            "train": len(parts.train), "val": len(parts.val), "test": len(parts.test),
+            "licences": dict(sorted(licences.items())),
+        },
+    }  # fmt: skip
+
+
+def _save_texts(out: Path, plan: Plan, manifest: dict[str, Any]) -> None:
+    """Recipe, the plan's texts and a manifest that knows them, so that a damaged one is noticed."""
+    texts = {RECIPE: config.write(plan.recipe), **plan.texts()}
+    for name, text in texts.items():
+        write_atomic(out / name, lambda part, text=text: part.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+    manifest["sha256"] = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    store.save_manifest(out, manifest)
+
+
+def _final_scores(plan: Plan, task: Any, parts: Split, out: Path) -> dict[str, Any]:
+    """Scores of the kept weights, and what was said of every clip."""
+    scores: dict[str, Any] = {}
+    train = plan.recipe.train
+    precision, window_s = devices.resolve(train.precision), plan.recipe.task.window_s
+    for name, clips in (("val", parts.val), ("test", parts.test)):
+        if clips:
+            rows, scores[name] = evaluate(task, clips, batch=train.batch, precision=precision, window_s=window_s)
+            _save_judged(out / JUDGED.format(name), clips, plan.judged(task, clips, rows, out))
+    return scores
+
+
+def _save_judged(path: Path, clips: Sequence[Clip], told: Sequence[dict[str, Any]]) -> None:
+    """What was said of every scored clip, by its name in the data set: for comparing two runs clip by clip."""
+    lines = [{"name": c.name or c.path.name, "start": c.start, **one} for c, one in zip(clips, told, strict=True)]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""Adapter folders that leave the machine they were made on."""

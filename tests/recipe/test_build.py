@@ -1,0 +1,281 @@
+"""From recipe to folder and back, on a tiny encoder in the place of the real one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tests import tiny
+
+from ossicle.adapters import store
+from ossicle.contracts import Clip
+from ossicle.data import Dataset
+from ossicle.errors import AdapterError, CheckpointError, DataError, RecipeError, UsageError
+from ossicle.recipe import backbone, build, config
+from ossicle.recipe.classify import ClassifyPlan
+from ossicle.tasks.classify import Classifier
+from ossicle.tasks.features import FeatureStore, TokenStore
+from ossicle.training import checkpoint
+from ossicle.training.evaluate import predict_rows
+
+TONES = {"low": 300.0, "high": 3000.0}
+QUICK = ["train.epochs=1", "train.batch=4", "train.precision=float32", "task.head_first=2"]
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbone(monkeypatch, tmp_path):
+    """A tiny encoder, an empty cache, and the matrix precision put back."""
+    monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("whisper"))
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> list[Clip]:
+    folder = tmp_path_factory.mktemp("tones")
+    return [
+        Clip(tiny.write_tone(folder / f"{label}{i}.wav", hz + 20 * i, 0.4, seed=i), labels=(label,), split=str(i))
+        for i in range(4)
+        for label, hz in TONES.items()
+    ]
+
+
+def recipe(*changes: str) -> config.Recipe:
+    return config.read(None, [*QUICK, *changes])
+
+
+def trained(out: Path, clips: list[Clip], *changes: str, resume: bool = False) -> dict:
+    return build.train(recipe(*changes), Dataset("tones", tuple(clips)), out, resume=resume, quiet=True)
+
+
+# --- train, save, load -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", ["lora(rank=2)+norm()", "probe()", "full()"])
+def test_what_was_saved_predicts_the_same(tmp_path, clips, spec, monkeypatch):
+    made, fit = [], build.fit
+    monkeypatch.setattr(build, "fit", lambda task, *given, **options: made.append(task) or fit(task, *given, **options))
+    manifest = trained(tmp_path / "out", clips, f"adapter.spec={spec}", "data.val=['3']")
+    assert manifest["data"] | {"licences": {}} == {
+        "name": "tones", "train": 6, "val": 2, "test": 0, "licences": {}, "unreadable": [],
+    }  # fmt: skip
+    loaded = build.load(str(tmp_path / "out"))
+    assert loaded.manifest["scores"] == manifest["scores"] and loaded.recipe.data.source == "tones"
+    task = made[-1]
+    task.store = None
+    rows, again = (predict_rows(t, clips, batch=4, precision="float32") for t in (task, loaded.task))
+    assert rows == again and {row.label for row in rows} <= set(TONES)
+    assert str(tmp_path) not in "".join(p.read_text() for p in (tmp_path / "out").glob("*.[jtm][sod]*"))
+
+
+def test_several_labels_a_clip(tmp_path, clips):
+    both = [Clip(c.path, labels=("low", "high")) for c in clips[:2]]
+    manifest = trained(tmp_path / "out", [*clips, *both], "task.multi_label=true", "data.hold_out=0.25")
+    assert "map_macro" in manifest["scores"]["val"]
+    assert build.load(str(tmp_path / "out")).task.multi_label
+
+
+def test_cached_tokens_by_recipe(tmp_path, clips):
+    def made(*changes: str) -> Classifier:
+        plan = ClassifyPlan(recipe("task.cache_versions=2", *changes), list(TONES))
+        task = plan.task(for_training=True)
+        plan.caches(task)
+        return task
+
+    task = made("adapter.spec=lora(rank=2,blocks=top:1)", "task.layers=[3]")
+    assert isinstance(task.tokens, TokenStore) and (task.tokens.number, task.versions) == (2, 2)
+    assert made("adapter.spec=norm()", "task.layers=[1,3]").tokens.number == 1
+    probe = made("adapter.spec=probe()")
+    assert probe.tokens is None and probe.store is not None
+    with pytest.raises(UsageError, match=r"full\(\) trains it"):
+        made("adapter.spec=full()")
+    with pytest.raises(UsageError, match=r"layers 0 \(stem\) to 3 but got 9"):
+        trained(tmp_path / "none", clips, "task.layers=[9]")
+    assert not (tmp_path / "none").exists()
+    manifest = trained(
+        tmp_path / "out", clips, "task.cache_versions=2", "adapter.spec=norm()", "task.augment.gain_db=6"
+    )
+    assert manifest["epochs"] == 1
+
+
+def test_unreadable_clips_are_named(tmp_path, clips):
+    bad = tmp_path / "letter.wav"
+    bad.write_text("a letter")
+    manifest = trained(tmp_path / "out", [*clips, Clip(bad, labels=("low",))], "train.batch=1", "data.hold_out=0")
+    assert manifest["data"]["unreadable"] == ["letter.wav"]
+    with pytest.raises(DataError, match=r"no training clip can be read; first: .*is text"):
+        trained(tmp_path / "none", [Clip(bad, labels=(label,)) for label in ("low", "high") * 2], "data.hold_out=0")
+
+
+def test_out_that_cannot_be(tmp_path, clips):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file; give a folder"):
+        trained(tmp_path / "file", clips)
+    with pytest.raises(CheckpointError, match="cannot write"):
+        trained(tmp_path / "file" / "out", clips)
+    trained(tmp_path / "out", clips)
+    with pytest.raises(UsageError, match="already holds a trained adapter.*--resume"):
+        trained(tmp_path / "out", clips)
+
+
+# --- going on --------------------------------------------------------------------------------------------------------
+
+
+def test_resume_needs_a_run_and_its_classes(tmp_path, clips):
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        trained(tmp_path / "out", clips, resume=True)
+    assert not (tmp_path / "out").exists()
+    trained(tmp_path / "out", clips)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    others = [Clip(clip.path, labels=(f"{clip.labels[0]}er",)) for clip in clips]
+    with pytest.raises(UsageError, match="begun with other labels"):
+        trained(tmp_path / "out", others, resume=True)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    with pytest.raises(UsageError, match=r"begun with train\.lr .* \(now 0\.5\); resume with those"):
+        trained(tmp_path / "out", clips, "train.lr=0.5", resume=True)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    assert trained(tmp_path / "out", clips, "train.epochs=2", resume=True)["epochs"] == 2
+    (tmp_path / "out" / checkpoint.LAST).unlink()
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        trained(tmp_path / "out", clips, resume=True)
+
+
+def test_a_run_stopped_before_its_first_state_begins_anew(tmp_path, clips, monkeypatch):
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ClassifyPlan, "start", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "out", clips)
+    monkeypatch.undo()
+    monkeypatch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("whisper"))
+    monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
+    trained(tmp_path / "out", clips, resume=True)
+    trained(tmp_path / "whole", clips)
+    ours, whole = (store.read_weights(tmp_path / name) for name in ("out", "whole"))
+    assert all(torch.equal(ours[key], whole[key]) for key in whole)
+
+
+# --- folders that are broken -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(clips, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OSSICLE_HOME", str(out.parent / "home"))
+        patch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("whisper"))
+        trained(out, clips)
+    return out
+
+
+@pytest.fixture
+def folder(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def test_other_weights_are_refused(folder, monkeypatch):
+    monkeypatch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("whisper", seed=1))
+    with pytest.raises(AdapterError, match=r"trained on other weights of whisper-tiny\.en.*digest tiny-whispe"):
+        build.load(str(folder))
+    monkeypatch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("ast"))
+    with pytest.raises(AdapterError, match="trained on other weights"):
+        build.load(str(folder))
+
+
+@pytest.mark.parametrize("name", [store.MANIFEST, store.WEIGHTS, build.RECIPE, build.LABELS])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "garbage", "folder"])
+def test_a_damaged_file_says_so(folder, name, damage):
+    file = folder / name
+    whole = file.read_bytes()
+    file.unlink()
+    if damage == "folder":
+        file.mkdir()
+    elif damage != "missing":
+        file.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "garbage": b"\xff\x00{" * 40}[damage])
+    with pytest.raises((CheckpointError, RecipeError), match=r"copy.* (again|--out)|copy has no"):
+        build.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (store.MANIFEST, []),
+        (store.MANIFEST, {"format": 1}),
+        (store.MANIFEST, {"format": 1, "backbone": {"signature": "x", "digest": ""}}),
+        (build.LABELS, 3),
+        (build.LABELS, None),
+    ],
+)
+def test_json_of_another_shape_says_so(folder, name, content):
+    (folder / name).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="again"):
+        build.load(str(folder))
+
+
+def test_a_newer_format_and_folders_that_are_none(folder, tmp_path):
+    manifest = json.loads((folder / store.MANIFEST).read_text())
+    (folder / store.MANIFEST).write_text(json.dumps(manifest | {"format": 2}))
+    with pytest.raises(CheckpointError, match="format 2 but this version reads up to 1; upgrade"):
+        build.load(str(folder))
+    with pytest.raises(CheckpointError, match="is not an adapter folder"):
+        build.load(str(tmp_path))
+    with pytest.raises(CheckpointError, match="no adapter folder 'absent'"):
+        build.load("absent")
+
+
+def test_weights_of_another_adapter_are_refused(folder):
+    recipe_file = folder / build.RECIPE
+    recipe_file.write_text(recipe_file.read_text().replace("rank=8", "rank=4"))
+    with pytest.raises(CheckpointError, match="recipe.toml is not the one it was saved with"):
+        build.load(str(folder))
+    manifest = json.loads((folder / store.MANIFEST).read_text())
+    del manifest["sha256"]
+    (folder / store.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(AdapterError, match="does not fit"):
+        build.load(str(folder))
+
+
+@pytest.mark.parametrize(("spec", "loud"), [("lora(rank=2)", False), ("prompts(tokens=20)", True)])
+def test_the_head_is_standardised_on_what_the_encoder_gives_at_first(tmp_path, clips, spec, loud, monkeypatch):
+    """Prompts shift what is pooled from the start; statistics of the frozen encoder would not fit it."""
+    fresh = ClassifyPlan(recipe(f"adapter.spec={spec}"), ["high", "low"]).task(for_training=False)
+    store = FeatureStore(fresh.encoder, fresh.layers, fresh.pooling, root=tmp_path / "own")
+    expected = torch.stack(store.get(clips)).mean(0)
+    usual = torch.stack(FeatureStore(tiny.encoder("whisper"), fresh.layers, fresh.pooling).get(clips)).mean(0)
+    assert torch.allclose(expected, usual, atol=1e-3) != loud
+    made, fit = [], build.fit
+
+    def watched(task, *given, **options):
+        made.append(task.head.norm.mean.clone())
+        return fit(task, *given, **options)
+
+    monkeypatch.setattr(build, "fit", watched)
+    trained(tmp_path / "out", clips, f"adapter.spec={spec}", "task.head_norm=standard", "data.hold_out=0")
+    assert torch.allclose(made[-1], expected, atol=1e-4)
+
+
+def test_cached_tokens_refuse_changes_they_cannot_have(tmp_path, clips):
+    with pytest.raises(UsageError, match=r"cannot have task\.augment\.noise"):
+        trained(tmp_path / "out", clips, "task.cache_versions=2", "task.augment.noise=0.1", "task.augment.gain_db=3")
+
+
+def test_a_sigmoid_for_each_class_comes_from_the_recipe(tmp_path, clips):
+    trained(tmp_path / "out", clips, "task.loss=binary")
+    task = build.load(str(tmp_path / "out")).task
+    assert task.binary and not task.multi_label
+
+
+def test_every_setting_of_the_backbone_reaches_it(monkeypatch):
+    monkeypatch.undo()
+    given = {}
+    monkeypatch.setattr(backbone.backbones, "load", lambda name, **options: given.update(options, name=name))
+    tables = {"stride": 8, "frontend": "epic", "frames": 40, "statistics": "esc50", "positions": "zero"}
+    backbone.frozen(config.read(None, [f"backbone.{key}={value}" for key, value in tables.items()]))
+    assert given == {
+        "name": "whisper-tiny.en", "weights_from": None, "source": "auto", "stride": 8, "frontend": "epic",
+        "frames": 40, "statistics": "esc50", "zero_positions": True,
+    }  # fmt: skip

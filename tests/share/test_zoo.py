@@ -1,0 +1,107 @@
+"""The adapters that ship: small, whole, documented, and right about sounds they never learnt from."""
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from tests.conftest import pulled
+
+from ossicle.cli.demo import captioned, captioner_or_none, demo, listen
+from ossicle.cli.export import export
+from ossicle.contracts import Prediction
+from ossicle.data.phrases import esc50
+from ossicle.errors import UsageError, WeightsError
+from ossicle.predict.report import Item
+from ossicle.recipe import build, config
+from ossicle.share import zoo
+
+CREDIT = re.compile(r"^[1-4]-\d+-\w-\d+: .* by .* \[CC(?:0|-BY)\]$", re.M)
+
+
+class Shipped(NamedTuple):
+    """What a folder must hold beside what every one holds."""
+
+    files: set[str]
+    megabytes: float
+    credits: str
+    told: str
+
+
+SHIPPED = {
+    "esc50-whisper-tiny": Shipped({"labels.json"}, 2, "train", "on average"),
+    "scenes-whisper-tiny": Shipped(
+        {"llm/adapter_config.json", "llm/adapter_model.safetensors"}, 10, "sources", "several events"
+    ),
+}
+ALL = {"ossicle.json", "ossicle.safetensors", "recipe.toml", "README.md", "CREDITS.txt"}
+
+
+@pytest.fixture(scope="module")
+def sounds() -> list[Path]:
+    """Ten recordings that are in no data set of ours."""
+    return sorted(pulled("sample-sounds").glob("*.mp3"))
+
+
+def test_every_adapter_that_ships_is_looked_at() -> None:
+    assert set(zoo.NAMES) == set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", zoo.NAMES)
+def test_an_adapter_that_ships_is_whole_and_small(name: str) -> None:
+    folder, wanted = zoo.find(name), SHIPPED[name]
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    assert {p.relative_to(folder).as_posix() for p in files} == ALL | wanted.files
+    assert sum(p.stat().st_size for p in files) < wanted.megabytes * 1e6
+    manifest = json.loads((folder / "ossicle.json").read_text(encoding="utf-8"))
+    assert {part for text in manifest["data"]["licences"] for part in text.split("; ")} == {"CC0", "CC-BY"}
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    credits = (folder / "CREDITS.txt").read_text(encoding="utf-8")
+    assert len(CREDIT.findall(credits)) == manifest["data"][wanted.credits] == len(credits.splitlines()) - 2
+    assert wanted.told in card and "no fold left to be scored on" in card
+    texts = [p.read_text(encoding="utf-8") for p in files if p.suffix != ".safetensors"]
+    assert not re.search(r"/(?:home|root|tmp|work|Users)/", "".join(texts))
+
+
+def test_the_classifiers_recipe_is_that_of_its_card() -> None:
+    recipe = config.read(zoo.find("esc50-whisper-tiny") / "recipe.toml")
+    assert (recipe.data.source, set(recipe.data.licences)) == ("esc50", {"CC0", "CC-BY"})
+
+
+def test_the_demo_hears_at_least_six_of_its_seven_animals(whisper_weights: Path, sounds: list[Path]) -> None:
+    loaded = build.load("esc50-whisper-tiny")
+    known = [p for p in sounds if p.stem in loaded.task.labels]
+    assert [p.stem for p in known] == ["cat", "cow", "dog", "frog", "pig", "rooster", "sheep"]
+    rows = {p.stem: listen(loaded.task, p, loaded.recipe.task.window_s).row for p in known}
+    assert all(row.error is None for row in rows.values())
+    assert sum(row.label == name for name, row in rows.items()) >= 6
+
+
+def test_the_demos_captions_name_at_least_three_of_its_seven_animals(whisper_weights: Path, sounds: list[Path]) -> None:
+    pulled("smollm2-135m-instruct")
+    items = captioned([Item(Prediction(str(p))) for p in sounds], build.load("scenes-whisper-tiny"), lambda _: None)
+    captions = {item.path.stem: item.row.caption or "" for item in items}
+    assert len(set(captions.values())) == len(sounds)
+    named = {stem: {mention.label for mention in esc50().mentions(text)} for stem, text in captions.items()}
+    assert all(named.values())
+    assert sum(stem in labels for stem, labels in named.items()) >= 3
+
+
+def test_each_is_asked_for_what_it_can_do(tmp_path: Path, whisper_weights: Path) -> None:
+    with pytest.raises(UsageError, match="a caption-llm adapter, not a classify one; use `ossicle caption`"):
+        export("scenes-whisper-tiny", tmp_path / "x.onnx")
+    for options in ({"adapter": "scenes-whisper-tiny"}, {"captioner": "esc50-whisper-tiny"}):
+        with pytest.raises(UsageError, match="adapter, not a"):
+            demo(tmp_path, **options)
+
+
+def test_without_its_language_model_the_demo_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def absent(*given: object, **options: object) -> None:
+        raise WeightsError("smollm2-135m-instruct is not here")
+
+    monkeypatch.setattr(build, "load", absent)
+    assert captioner_or_none("scenes-whisper-tiny") is None
+    assert "no captions: smollm2-135m-instruct is not here" in capfd.readouterr().err
