@@ -24,7 +24,7 @@ from ossicle.reproduce import protocols
 
 Job = tuple[str, int]
 # What every recipe of these benchmarks has in common.
-TASK = {"head_norm": "standard", "head_first": 0}
+TASK = {"head_norm": "standard", "head": "trained"}
 TRAIN = {"head_lr": 2e-3, "weight_decay": 0.1, "precision": "float32", "keep": "last"}
 
 

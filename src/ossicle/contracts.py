@@ -115,6 +115,7 @@ class Batch:
         grid: of `tokens`.
         targets: what the task's collate made of labels or captions.
         seed: of the random changes made after the front end; None for none.
+        others: the same clips as the further encoders of a joined backbone hear them.
     """
 
     clips: Sequence[Clip]
@@ -126,11 +127,18 @@ class Batch:
     grid: TokenGrid | None = None
     targets: Tensor | None = None
     seed: int | None = None
+    others: tuple["Batch", ...] = ()
+
+    @property
+    def parts(self) -> tuple["Batch", ...]:
+        """What each encoder hears, in order."""
+        return (self, *self.others)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
         tensors = {k: getattr(self, k) for k in ("waves", "lengths", "features", "tokens", "mask", "targets")}
-        return replace(self, **{k: v.to(device) for k, v in tensors.items() if v is not None})
+        others = tuple(other.to(device) for other in self.others)
+        return replace(self, others=others, **{k: v.to(device) for k, v in tensors.items() if v is not None})
 
 
 @dataclass

@@ -14,13 +14,16 @@ from ossicle.data import Dataset
 from ossicle.errors import AdapterError, CheckpointError, DataError, RecipeError, UsageError
 from ossicle.recipe import backbone, build, config
 from ossicle.recipe.classify import ClassifyPlan
-from ossicle.tasks.classify import Classifier
 from ossicle.tasks.features import FeatureStore, TokenStore
+from ossicle.tasks.listen import Ear
 from ossicle.training import checkpoint
 from ossicle.training.evaluate import predict_rows
 
 TONES = {"low": 300.0, "high": 3000.0}
-QUICK = ["train.epochs=1", "train.batch=4", "train.precision=float32", "task.head_first=2"]
+QUICK = [
+    *("train.epochs=1", "train.batch=4", "train.precision=float32"),
+    *("backbone.name=whisper-tiny.en", "adapter.spec=lora(rank=8)+norm()"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -56,8 +59,10 @@ def trained(out: Path, clips: list[Clip], *changes: str, resume: bool = False) -
 
 @pytest.mark.parametrize("spec", ["lora(rank=2)+norm()", "probe()", "full()"])
 def test_what_was_saved_predicts_the_same(tmp_path, clips, spec, monkeypatch):
-    made, fit = [], build.fit
-    monkeypatch.setattr(build, "fit", lambda task, *given, **options: made.append(task) or fit(task, *given, **options))
+    made, start = [], ClassifyPlan.start
+    monkeypatch.setattr(
+        ClassifyPlan, "start", lambda plan, task, *given: made.append(task) or start(plan, task, *given)
+    )
     manifest = trained(tmp_path / "out", clips, f"adapter.spec={spec}", "data.val=['3']")
     assert manifest["data"] | {"licences": {}} == {
         "name": "tones", "train": 6, "val": 2, "test": 0, "licences": {}, "unreadable": [],
@@ -65,7 +70,7 @@ def test_what_was_saved_predicts_the_same(tmp_path, clips, spec, monkeypatch):
     loaded = build.load(str(tmp_path / "out"))
     assert loaded.manifest["scores"] == manifest["scores"] and loaded.recipe.data.source == "tones"
     task = made[-1]
-    task.store = None
+    task.listener.ears[0].store = None
     rows, again = (predict_rows(t, clips, batch=4, precision="float32") for t in (task, loaded.task))
     assert rows == again and {row.label for row in rows} <= set(TONES)
     assert str(tmp_path) not in "".join(p.read_text() for p in (tmp_path / "out").glob("*.[jtm][sod]*"))
@@ -79,14 +84,14 @@ def test_several_labels_a_clip(tmp_path, clips):
 
 
 def test_cached_tokens_by_recipe(tmp_path, clips):
-    def made(*changes: str) -> Classifier:
+    def made(*changes: str) -> Ear:
         plan = ClassifyPlan(recipe("task.cache_versions=2", *changes), list(TONES))
         task = plan.task(for_training=True)
         plan.caches(task)
-        return task
+        return task.listener.ears[0]
 
-    task = made("adapter.spec=lora(rank=2,blocks=top:1)", "task.layers=[3]")
-    assert isinstance(task.tokens, TokenStore) and (task.tokens.number, task.versions) == (2, 2)
+    ear = made("adapter.spec=lora(rank=2,blocks=top:1)", "task.layers=[3]")
+    assert isinstance(ear.tokens, TokenStore) and (ear.tokens.number, ear.versions) == (2, 2)
     assert made("adapter.spec=norm()", "task.layers=[1,3]").tokens.number == 1
     probe = made("adapter.spec=probe()")
     assert probe.tokens is None and probe.store is not None
@@ -243,9 +248,9 @@ def test_weights_of_another_adapter_are_refused(folder):
 def test_the_head_is_standardised_on_what_the_encoder_gives_at_first(tmp_path, clips, spec, loud, monkeypatch):
     """Prompts shift what is pooled from the start; statistics of the frozen encoder would not fit it."""
     fresh = ClassifyPlan(recipe(f"adapter.spec={spec}"), ["high", "low"]).task(for_training=False)
-    store = FeatureStore(fresh.encoder, fresh.layers, fresh.pooling, root=tmp_path / "own")
-    expected = torch.stack(store.get(clips)).mean(0)
-    usual = torch.stack(FeatureStore(tiny.encoder("whisper"), fresh.layers, fresh.pooling).get(clips)).mean(0)
+    (ear,) = fresh.listener.ears
+    expected = torch.stack(ear.feature_store(root=tmp_path / "own").get(clips)).mean(0)
+    usual = torch.stack(FeatureStore(tiny.encoder("whisper"), ear.layers, ear.kind).get(clips)).mean(0)
     assert torch.allclose(expected, usual, atol=1e-3) != loud
     made, fit = [], build.fit
 
@@ -273,7 +278,14 @@ def test_every_setting_of_the_backbone_reaches_it(monkeypatch):
     monkeypatch.undo()
     given = {}
     monkeypatch.setattr(backbone.backbones, "load", lambda name, **options: given.update(options, name=name))
-    tables = {"stride": 8, "frontend": "epic", "frames": 40, "statistics": "esc50", "positions": "zero"}
+    tables = {
+        "name": "whisper-tiny.en",
+        "stride": 8,
+        "frontend": "epic",
+        "frames": 40,
+        "statistics": "esc50",
+        "positions": "zero",
+    }
     backbone.frozen(config.read(None, [f"backbone.{key}={value}" for key, value in tables.items()]))
     assert given == {
         "name": "whisper-tiny.en", "weights_from": None, "source": "auto", "stride": 8, "frontend": "epic",

@@ -105,8 +105,9 @@ def test_what_was_saved_captions_the_same(tmp_path, clips, spec, monkeypatch):
     made, fit = [], build.fit
     monkeypatch.setattr(build, "fit", lambda task, *given, **options: made.append(task) or fit(task, *given, **options))
     manifest = trained(tmp_path / "out", clips, f"adapter.spec={spec}", "data.val=['3']")
-    assert (made[0].store is not None) == (spec == "probe()")
-    made[0].store = None
+    (ear,) = made[0].listener.ears
+    assert (ear.store is not None) == (spec == "probe()")
+    ear.store = None
     loaded = build.load(str(tmp_path / "out"))
     assert captions(loaded.task, clips) == captions(made[0], clips)
     assert "cider_d" in manifest["scores"]["val"] and manifest["language model"]["name"] == "tiny-llama"

@@ -49,7 +49,7 @@ def test_all_faults_are_told_at_once():
         *("train.warmup=2", "train.beta1=1", "train.clip=-1", "train.keep=bst", "train.precision=int8"),
         *("train.seed=-1", "train.decay_all=perhaps", "task.augment.drop_tokens=1", "task.augment.mixup=-1"),
         *("task.augment.time_mask=-1", "task.augment=3", "task.layers=2", "task.window_s=0", "task.dropout=1"),
-        *("data.train=a", "data.per_class=-1", "backbone.source=ftp", "backbone.stride=-1", "task.head_first=-1"),
+        *("data.train=a", "data.per_class=-1", "backbone.source=ftp", "backbone.stride=-1", "task.head=-1"),
     ],
 )
 def test_values_that_cannot_be(change):

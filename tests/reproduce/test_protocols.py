@@ -18,7 +18,7 @@ from ossicle.reproduce import protocols, tables
 from ossicle.reproduce.tables import Options
 
 TONES = {"low": 300.0, "high": 3000.0}
-QUICK = ("train.epochs=1", "train.batch=4", "train.precision=float32", "task.head_first=0")
+QUICK = ("train.epochs=1", "train.batch=4", "train.precision=float32", "task.head=trained")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ossicle.contracts import Batch, Clip
 from ossicle.errors import DataError, UsageError
 from ossicle.tasks.caption_llm import Captioner, check_captions
 from ossicle.tasks.decode import Decoding
-from ossicle.tasks.features import SEQUENCE, FeatureStore, sequence
+from ossicle.tasks.features import sequence
 from ossicle.tasks.listen import SoundAugment
 from ossicle.tasks.mapper import Mapper
 
@@ -134,13 +134,14 @@ def test_cached_tokens_give_the_same_loss(tmp_path, clips, kind):
     task = captioner(kind, squeeze=3)
     usable = clips if kind == "whisper" else [clips[0], replace(clips[0], captions=clips[1].captions)]
     wanted = task.loss(task.collate(usable, None))
-    task.store = FeatureStore(task.encoder, task.layers, SEQUENCE, squeeze=3, root=tmp_path / "cache")
+    (ear,) = task.listener.ears
+    ear.store = ear.feature_store(root=tmp_path / "cache")
     batch = task.collate(usable, None)
     assert batch.waves is None and batch.tokens is not None
     torch.testing.assert_close(task.loss(batch), wanted, rtol=1e-3, atol=1e-3)
-    assert task.store.computed == len(set(usable))
+    assert ear.store.computed == len(set(usable))
     task.collate(usable, None)
-    assert task.store.computed == len(set(usable))
+    assert ear.store.computed == len(set(usable))
 
 
 @pytest.mark.parametrize("kind", ["whisper", "ast", "dinov2"])

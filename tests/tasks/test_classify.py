@@ -14,7 +14,7 @@ from ossicle.backbones.layers import Standardize
 from ossicle.contracts import Batch, Clip
 from ossicle.errors import DataError, UnknownNameError, UsageError
 from ossicle.tasks.classify import Augment, Classifier, Head
-from ossicle.tasks.features import FeatureStore, TokenStore
+from ossicle.tasks.features import TokenStore
 
 LABELS = ["cat", "dog", "owl"]
 NUMBER = 1  # blocks below the lowest adapter
@@ -230,7 +230,8 @@ def test_cached_features_give_the_same_logits(tmp_path):
     given = clips(tmp_path, (0.5, 0.8, 0.5))
     task = classifier(spec="probe()", layers=(0, 2, 3))
     from_waves = [task.logits(task.collate([clip], None)) for clip in given]
-    task.store = FeatureStore(task.encoder, task.layers, "mean", root=tmp_path / "cache")
+    ear = task.listener.ears[0]
+    ear.store = ear.feature_store(root=tmp_path / "cache")
     batch = task.collate(given, generator())
     assert batch.waves is None
     torch.testing.assert_close(task.logits(batch), torch.cat(from_waves), atol=1e-5, rtol=1e-5)
@@ -244,7 +245,7 @@ def test_shorter_clips_go_on_in_silence_wherever_they_are_read(tmp_path):
     batch = padded.collate([short, long], None)
     assert batch.lengths is None
     torch.testing.assert_close(batch.waves, torch.cat([wave, whole]))
-    padded.store = FeatureStore(padded.encoder, (3,), "mean", shortest_s=0.8, root=tmp_path / "pooled")
+    padded.listener.ears[0].store = padded.listener.ears[0].feature_store(root=tmp_path / "pooled")
     torch.testing.assert_close(padded.logits(padded.collate([short], None)), plain.logits(Batch([], waves=wave)))
     tokens = TokenStore(padded.encoder, 1, lambda w, g: w, "none", shortest_s=0.8, root=tmp_path / "tokens")
     assert {len(t) for t in tokens.get([short, long], [0, 0])} == {40}
@@ -265,7 +266,7 @@ def test_cached_tokens_give_the_same_logits(tmp_path, kind):
         for parameter in adapters.trainable(task.encoder, "default").values():
             parameter.normal_(std=0.3, generator=generator())
     wanted = task.logits(task.collate(given, None))
-    task.tokens = token_store(task, tmp_path / "cache")
+    task.listener.ears[0].tokens = token_store(task, tmp_path / "cache")
     batch = task.collate(given, generator())
     assert batch.waves is None and batch.tokens is not None
     torch.testing.assert_close(task.logits(batch), wanted, atol=2e-2, rtol=1e-2)
@@ -290,13 +291,13 @@ def test_versions_are_made_once_and_are_the_same_in_every_run(tmp_path):
 def test_cached_tokens_of_unequal_clips(tmp_path):
     given = clips(tmp_path, (0.5, 0.9, 0.7))
     task = classifier()
-    task.tokens = token_store(task, tmp_path / "cache")
+    task.listener.ears[0].tokens = token_store(task, tmp_path / "cache")
     together = task.collate(given, generator())
     assert together.mask is not None and together.tokens.shape[:2] == (3, 45)
     alone = torch.cat([task.logits(task.collate([clip], generator())) for clip in given])
     torch.testing.assert_close(task.logits(together), alone, atol=1e-5, rtol=1e-5)
     patches = classifier("ast")
-    patches.tokens = token_store(patches, tmp_path / "cache")
+    patches.listener.ears[0].tokens = token_store(patches, tmp_path / "cache")
     with pytest.raises(UsageError, match=r"clips of one length; set task\.cache_versions=0"):
         patches.collate(given, generator())
 
@@ -305,8 +306,9 @@ def test_cached_tokens_can_be_mixed_and_bad_clips_cost_themselves(tmp_path):
     given = clips(tmp_path)
     bad = tmp_path / "bad.wav"
     bad.write_text("a letter")
-    task = classifier(augment=Augment(token_mixup=0.5), versions=2)
-    task.tokens = token_store(task, tmp_path / "cache")
+    task = classifier(augment=Augment(token_mixup=0.5))
+    (ear,) = task.listener.ears
+    ear.tokens, ear.versions = token_store(task, tmp_path / "cache"), 2
     batch, same = (task.collate([*given, Clip(bad, labels=("cat",))], generator(3)) for _ in range(2))
     assert len(batch.clips) == 3 and torch.equal(batch.tokens, same.tokens)
     torch.testing.assert_close(batch.targets.sum(1), torch.ones(3))

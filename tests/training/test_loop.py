@@ -77,7 +77,7 @@ def test_a_separable_problem_is_learnt(tmp_path, spec):
     train, val = tones(tmp_path / "train", 6), tones(tmp_path / "val", 3)
     task = classifier(spec, head_norm="none")
     if spec == "probe()":
-        task.store = FeatureStore(task.encoder, task.layers, "mean", root=tmp_path / "cache")
+        task.listener.ears[0].store = task.listener.ears[0].feature_store(root=tmp_path / "cache")
     settings = replace(QUICK, epochs=12, batch=6, lr=1e-2)
     history = fit(task, train, val, settings, tmp_path / "out", quiet=True)
     assert len(history) == 12 and history[-1]["step"] == 12 * 3
@@ -89,9 +89,9 @@ def test_a_separable_problem_is_learnt(tmp_path, spec):
 def test_features_of_a_frozen_encoder_are_computed_once(tmp_path, clips):
     def run(out: str) -> FeatureStore:
         task = classifier("probe()")
-        task.store = FeatureStore(task.encoder, task.layers, "mean", root=tmp_path / "cache")
+        task.listener.ears[0].store = task.listener.ears[0].feature_store(root=tmp_path / "cache")
         fit(task, clips[3:], clips[:3], replace(QUICK, epochs=3), tmp_path / out, quiet=True)
-        return task.store
+        return task.listener.ears[0].store
 
     assert run("first").computed == len(clips)
     assert run("second").computed == 0

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ossicle.adapters.base import Adapted, Site, fold_of
-from ossicle.adapters.full import Full
+from ossicle.adapters.full import Full, Probe
 from ossicle.adapters.spec import Adapter
 from ossicle.backbones.encoder import Encoder
+from ossicle.backbones.joined import Encoders
 from ossicle.errors import AdapterError
 
 
@@ -20,7 +21,7 @@ class Injected:
     Args:
         adapter: its parsed spec.
         paths: the parts it wraps.
-        frozen: the encoder's own weights while a `full` adapter trains them.
+        frozen: the encoder's own weights while a `full` adapter trains them; a tagger's published head is none of them.
     """
 
     adapter: Adapter
@@ -48,6 +49,7 @@ def inject(encoder: Encoder, adapter: Adapter, *, name: str = "default", seed: i
     others = [n for n, i in encoder.adapters.items() if full or i.frozen]
     if others or (full and len(adapter.parts) > 1):
         raise AdapterError(f"full fine-tuning owns the whole encoder; use it alone (found {others or adapter.text})")
+    _check_blocks(encoder, adapter)
     generator = torch.Generator().manual_seed(seed)
     sites = [site for part in adapter.parts for site in part.plan(encoder, generator)]
     paths = [site.path for site in sites]
@@ -58,11 +60,23 @@ def inject(encoder: Encoder, adapter: Adapter, *, name: str = "default", seed: i
     for site in sites:
         site.delta.to(device)
         _wrap(encoder, site, name)
-    frozen = {k: v.detach().clone() for k, v in encoder.named_parameters()} if full else {}
-    if full:
-        encoder.requires_grad_(True)
+    own = dict(encoder.named_parameters()) if full else {}
+    published = set() if encoder.tags is None else {id(p) for p in encoder.tags.parameters()}
+    own = {key: value for key, value in own.items() if id(value) not in published}
+    frozen = {key: value.detach().clone() for key, value in own.items()}
+    for value in own.values():
+        value.requires_grad_(True)
     encoder.adapters[name] = Injected(adapter, paths, frozen)
     encoder.active = name
+
+
+def _check_blocks(encoder: Encoder, adapter: Adapter) -> None:
+    """Most adapters sit in transformer blocks, which a convolutional tagger does not have."""
+    if not encoder.depth and not all(isinstance(part, Full | Probe) for part in adapter.parts):
+        raise AdapterError(
+            f"'{adapter.text}' sits in transformer blocks, but {encoder.name} is a convolutional tagger and has none; "
+            "use probe() or full(), or join it with a transformer, as in mn04+whisper-tiny.en"
+        )
 
 
 def remove(encoder: Encoder, name: str) -> None:
@@ -102,11 +116,17 @@ def merge(encoder: Encoder, name: str) -> None:
     encoder.requires_grad_(False)
 
 
-def trainable(encoder: Encoder, name: str) -> dict[str, nn.Parameter]:
-    """The adapter's own parameters: what trains is what is saved is what is counted."""
+def trainable(encoder: Encoders, name: str) -> dict[str, nn.Parameter]:
+    """The adapter's own parameters: what trains is what is saved is what is counted.
+
+    Of a joined backbone, those of all its encoders, each name behind its encoder's and a slash.
+    """
+    if not isinstance(encoder, Encoder):
+        parts = {part.name: trainable(part, name) for part in encoder.encoders}
+        return {f"{part}/{key}": value for part, own in parts.items() for key, value in own.items()}
     injected = _known(encoder, name)
     if injected.frozen:
-        return dict(encoder.named_parameters())
+        return {key: value for key, value in encoder.named_parameters() if key in injected.frozen}
     return {
         f"{path}.{key}": value
         for path in injected.paths
@@ -114,7 +134,7 @@ def trainable(encoder: Encoder, name: str) -> dict[str, nn.Parameter]:
     }
 
 
-def load_state(encoder: Encoder, name: str, state: Mapping[str, Tensor]) -> None:
+def load_state(encoder: Encoders, name: str, state: Mapping[str, Tensor]) -> None:
     """Fill an adapter's parameters.
 
     Raises:
@@ -129,9 +149,8 @@ def load_state(encoder: Encoder, name: str, state: Mapping[str, Tensor]) -> None
     ]
     if missing or unknown or wrong:
         listed = f"missing {missing[:2]}, unknown {unknown[:2]}, wrong shape {wrong[:2]}"
-        raise AdapterError(
-            f"saved adapter does not fit '{encoder.adapters[name].adapter.text}' on {encoder.name}: {listed}"
-        )
+        text = "+".join(part.adapters[name].adapter.text for part in encoder.encoders)
+        raise AdapterError(f"saved adapter does not fit '{text}' on {encoder.name}: {listed}")
     with torch.no_grad():
         for key, value in own.items():
             value.copy_(state[key])

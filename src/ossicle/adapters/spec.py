@@ -1,6 +1,7 @@
 """Adapters as text: `bottleneck(sites=attn,reduction=64)+norm()`; a preset's name stands for its text."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -56,6 +57,39 @@ def parse(text: str) -> Adapter:
     whole = PRESETS[text.strip()].text if text.strip() in PRESETS else text
     pieces = re.split(r"\+(?![^(]*\))", whole.replace(" ", ""))
     return Adapter(text, tuple(_part(piece) for piece in pieces))
+
+
+def share_out(text: str, names: Sequence[str], blocks: Mapping[str, int]) -> dict[str, Adapter]:
+    """Which encoder of a joined backbone gets which adapter; those that get none are probes.
+
+    Args:
+        text: adapters as in `parse`. A prefix names an encoder and holds up to the next one, as in
+            "whisper-tiny.en:lora(rank=8)+norm()"; without any, the text is for every encoder that can carry it.
+        names: of the encoders.
+        blocks: how many transformer blocks each has.
+
+    Raises:
+        UnknownNameError: for a prefix that is none of the encoders, and as `parse`.
+        AdapterError: for text before the first prefix, or if no encoder can carry it.
+    """
+    pieces = re.split(r"\+(?![^(]*\))", text.replace(" ", ""))
+    prefixed = [re.fullmatch(r"(?:([^(:]*):)?(.*)", piece).groups(default="") for piece in pieces]  # type: ignore[union-attr]
+    if not any(name for name, _ in prefixed):
+        adapter = parse(text)
+        fits = [n for n in names if blocks[n] or all(isinstance(part, Full | Probe) for part in adapter.parts)]
+        if not fits:
+            raise AdapterError(f"none of {', '.join(names)} has transformer blocks for '{text}'; use probe() or full()")
+        return {name: adapter if name in fits else parse("probe()") for name in names}
+    shares: dict[str, list[str]] = {}
+    now = ""
+    for name, piece in prefixed:
+        now = name or now
+        if not now:
+            raise AdapterError(f"'{piece}' in '{text}' stands before the first prefix; write {names[0]}:{piece}")
+        if now not in names:
+            raise UnknownNameError("encoder", now, names)
+        shares.setdefault(now, []).append(piece)
+    return {name: parse("+".join(shares.get(name, ["probe()"]))) for name in names}
 
 
 def _part(piece: str) -> PartSpec:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ossicle.adapters.inject import load_state, trainable
 from ossicle.backbones.encoder import Encoder
+from ossicle.backbones.joined import Joined
 from ossicle.backbones.text import WEIGHTS as LORA_WEIGHTS
 from ossicle.backbones.text import LanguageModel, read_lora
 from ossicle.errors import AdapterError, CheckpointError
@@ -30,7 +31,7 @@ def collect(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """What is saved: an active adapter, a language model's LoRA, or the whole state of any other part."""
     tensors: dict[str, Tensor] = {}
     for prefix, part in parts.items():
-        if isinstance(part, Encoder):
+        if isinstance(part, Encoder | Joined):
             own: Mapping[str, Tensor] = trainable(part, part.active) if part.active else {}
         else:
             own = part.saved() if isinstance(part, LanguageModel) else part.state_dict()
@@ -46,7 +47,7 @@ def restore(parts: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> No
     """
     for prefix, part in parts.items():
         own = {key.removeprefix(f"{prefix}/"): v for key, v in tensors.items() if key.startswith(f"{prefix}/")}
-        if isinstance(part, Encoder):
+        if isinstance(part, Encoder | Joined):
             if part.active:
                 load_state(part, part.active, own)
             continue

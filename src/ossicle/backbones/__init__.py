@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from ossicle.backbones import ast_vit, beats, vit, weights, whisper
+from ossicle.backbones import ast_vit, beats, efficientat, vit, weights, whisper, yamnet
 from ossicle.backbones.encoder import Encoder, Spec
+from ossicle.backbones.joined import Encoders, Joined
 from ossicle.errors import UnknownNameError, UsageError, WeightsError
 from ossicle.sound.frontends import FRONTENDS, NORMS, KaldiFbank
 
@@ -21,6 +22,8 @@ BACKBONES: dict[str, Spec] = {
     "whisper-tiny": whisper.TINY,
     "whisper-base.en": whisper.BASE_EN,
     "whisper-base": whisper.BASE,
+    **efficientat.MOBILE,
+    "yamnet": yamnet.YAMNET,
 }
 
 
@@ -35,11 +38,34 @@ def spec(name: str) -> Spec:
     return BACKBONES[name]
 
 
+def names_of(text: str) -> list[str]:
+    """The encoders of a backbone: "mn04+whisper-tiny.en" has two. Names are matched longest first: some have a `+`.
+
+    Raises:
+        UnknownNameError: for a part that is not in the table.
+    """
+    names, rest = [], text.strip()
+    while rest:
+        fits = [n for n in BACKBONES if rest == n or rest.startswith(f"{n}+")]
+        if not fits:
+            raise UnknownNameError("backbone", rest.partition("+")[0], BACKBONES)
+        names.append(max(fits, key=len))
+        rest = rest[len(names[-1]) :].removeprefix("+")
+    return names or [spec(text).name]
+
+
 def skeleton(name: str) -> Encoder:
-    """The backbone at its published sizes without weights, on the meta device: for counting."""
+    """The encoder at its published sizes without weights, on the meta device: for counting."""
     chosen = spec(name)
     with torch.device("meta"):
         return freeze(chosen.make(name, chosen.sizes))
+
+
+def size(name: str) -> int:
+    """Parameters of an encoder, without the head that a tagger was published with."""
+    made = skeleton(name)
+    published = 0 if made.tags is None else sum(p.numel() for p in made.tags.parameters())
+    return sum(p.numel() for p in made.parameters()) - published
 
 
 def load(
@@ -142,4 +168,7 @@ def _restride(encoder: Encoder, stride: int) -> None:
     stem.proj.stride = (stride, stride)
 
 
-__all__ = ["BACKBONES", "Encoder", "Spec", "freeze", "from_checkpoint", "load", "skeleton", "spec"]
+__all__ = [
+    "BACKBONES", "Encoder", "Encoders", "Joined", "Spec",
+    "freeze", "from_checkpoint", "load", "names_of", "size", "skeleton", "spec",
+]  # fmt: skip

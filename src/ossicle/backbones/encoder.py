@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ossicle.backbones.layers import Socket
 from ossicle.backbones.masking import gather, keep_random
+from ossicle.backbones.tags import Tags
 from ossicle.contracts import Context, Encoded, TokenGrid
 from ossicle.errors import AdapterError, UsageError
 
@@ -23,7 +24,7 @@ class Stem(Protocol):
 
 
 class Encoder(nn.Module):
-    """A transformer over sound.
+    """A transformer over sound; or, without blocks, a convolutional tagger, whose last map is its tokens.
 
     Args:
         name: the backbone's name in the table.
@@ -33,6 +34,8 @@ class Encoder(nn.Module):
         norm: the final norm, a `layers.Norm`.
         dim: width of the tokens.
         usual_layers: whose outputs a classifier pools if it is not told; empty is the last.
+        usual_pooling: how, see `tasks.features.pool`.
+        tags: the head a tagger was published with, or None.
 
     `active` names the adapter used when a call does not say; `adapters` is kept by `adapters.inject`.
     """
@@ -47,6 +50,8 @@ class Encoder(nn.Module):
         norm: nn.Module,
         dim: int,
         usual_layers: Sequence[int] = (),
+        usual_pooling: str = "mean",
+        tags: Tags | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -58,9 +63,16 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
         self.usual_layers = tuple(usual_layers) or (self.depth,)
+        self.usual_pooling = usual_pooling
+        self.tags = tags
         self.digest = ""
         self.active: str | None = None
         self.adapters: dict[str, Any] = {}
+
+    @property
+    def encoders(self) -> tuple["Encoder", ...]:
+        """Itself, as the one part of a backbone; a joined backbone has several."""
+        return (self,)
 
     @property
     def rate_hz(self) -> int:
@@ -94,6 +106,17 @@ class Encoder(nn.Module):
         """
         features, frames = self.listen(waves, lengths)
         return self.encode(features, frames, layers=layers, adapter=adapter)
+
+    def scores(self, encoded: Encoded) -> Tensor:
+        """What a tagger makes of its tokens: (batch, rows, classes) probabilities, one row a clip or one a token.
+
+        Raises:
+            UsageError: if it is no tagger.
+        """
+        if self.tags is None:
+            raise UsageError(f"{self.name} has no classes of its own; take a tagger such as mn04 or yamnet")
+        found: Tensor = self.tags(encoded.tokens, encoded.mask)
+        return found
 
     def listen(self, waves: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Front end only: (batch, frames, mels) float32 and each row's frames, None when all are equal."""

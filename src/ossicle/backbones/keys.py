@@ -79,3 +79,20 @@ def count_blocks(state: dict[str, Tensor]) -> int:
 
 def _sample(state: dict[str, Tensor]) -> str:
     return ", ".join(list(state)[:3]) + (" ..." if len(state) > 3 else "")
+
+
+def fold_norms(state: dict[str, Tensor], eps: float) -> dict[str, Tensor]:
+    """Convolutions `X.0.weight` with the batch norms `X.1` behind them as one: `X.0.weight` and `X.0.bias`."""
+    folded = {key: value for key, value in state.items() if not key.endswith(".num_batches_tracked")}
+    for mean_key in [key for key in folded if key.endswith(".1.running_mean")]:
+        front = mean_key.removesuffix(".1.running_mean")
+        names = [f"{front}.0.weight", *(f"{front}.1.{n}" for n in ("weight", "bias", "running_mean", "running_var"))]
+        if any(name not in folded for name in names):
+            raise WeightsError(
+                f"a batch norm is not whole: {', '.join(n for n in names if n not in folded)} is missing"
+            )
+        weight, gain, shift, mean, var = (folded.pop(name).double() for name in names)
+        gain = gain / (var + eps).sqrt()
+        folded[f"{front}.0.weight"] = (weight * gain.view(-1, *[1] * (weight.ndim - 1))).float()
+        folded[f"{front}.0.bias"] = (shift - mean * gain).float()
+    return folded

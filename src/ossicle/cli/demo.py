@@ -95,10 +95,11 @@ def listen(task: Classifier, path: Path, window_s: float | None, channel: int = 
     if row.error is not None:
         reason = task.unreadable.get(row.path, row.error)
         return Item(replace(row, error=reason), took_s=took_s, expected=expected)
-    wave = audio.load(path, task.encoder.rate_hz, channel=channel)
-    device = next(task.encoder.stem.parameters()).device
-    features = task.encoder.listen(wave[None].to(device))[0][0].cpu().numpy()
-    duration_s = len(wave) / task.encoder.rate_hz
+    encoder = task.encoder.encoders[0]
+    wave = audio.load(path, encoder.rate_hz, channel=channel)
+    device = next(encoder.stem.parameters()).device
+    features = encoder.listen(wave[None].to(device))[0][0].cpu().numpy()
+    duration_s = len(wave) / encoder.rate_hz
     return Item(row, wave.numpy(), features, duration_s, took_s, expected)
 
 

@@ -10,6 +10,7 @@ from ossicle.adapters import peft_format
 from ossicle.deliver import export as exporting
 from ossicle.errors import UsageError
 from ossicle.recipe import build
+from ossicle.recipe.backbone import single
 
 
 def export(
@@ -27,7 +28,7 @@ def export(
     loaded = build.load(adapter, kind="classify" if to.suffix == ".onnx" else None)
     console = Console()
     if to.suffix != ".onnx":
-        peft_format.to_peft(loaded.task.encoder, to)
+        peft_format.to_peft(single(loaded.task.encoder, "PEFT's format"), to)
         told = f"the encoder's LoRA in PEFT's format in {to}; nothing above the encoder is part of it"
         console.print(told, soft_wrap=True, markup=False)
         return

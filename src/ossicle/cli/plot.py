@@ -46,7 +46,7 @@ def tokens(
     clips = _some(select(opened(data).clips, split or None, None), classes or [], limit)
     clips = on_channel(clips, loaded.recipe.data.channel)
     shortest = loaded.recipe.task.shortest_s
-    frozen = backbone.frozen(loaded.recipe)
+    frozen = backbone.single(backbone.frozen(loaded.recipe), "plot tokens")
     with tempfile.TemporaryDirectory() as own:  # what an adapter changed must not lie in the frozen encoder's cache
         stores = {
             "frozen": FeatureStore(frozen, (frozen.depth,), pooling, shortest_s=shortest),
@@ -134,7 +134,7 @@ def attention(
     """Draw where moments look, over the spectrogram, frozen and adapted."""
     figures.check(out)
     loaded = build.load(adapter)
-    encoder, task = loaded.task.encoder, loaded.recipe.task
+    encoder, task = backbone.single(loaded.task.encoder, "plot attention"), loaded.recipe.task
     end = min(task.window_s, audio.probe(file).duration_s)
     wave = load_waves(
         [Clip(file, end=end, channel=loaded.recipe.data.channel)], encoder.rate_hz, shortest_s=task.shortest_s
@@ -144,7 +144,9 @@ def attention(
     number = encoder.depth - 1 if block == -1 else block
     with torch.no_grad():
         maps = {
-            "frozen": figures.attention(backbone.frozen(loaded.recipe), wave, number, at, adapted=False),
+            "frozen": figures.attention(
+                backbone.single(backbone.frozen(loaded.recipe), "plot attention"), wave, number, at, adapted=False
+            ),
             "adapted": figures.attention(encoder, wave, number, at, adapted=True),
         }
     frames, length = maps["frozen"][1], figures.heard_s(encoder, wave)

@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ossicle.contracts import Batch
 from ossicle.errors import CheckpointError, UsageError
 from ossicle.files import write_atomic
+from ossicle.recipe.backbone import single
 from ossicle.recipe.build import Loaded
 from ossicle.sound.frontends import FrontEnd, KaldiFbank, MagnitudeMel, WhisperLogMel, kaldi, magnitude, whisper
 from ossicle.tasks import features
@@ -106,13 +108,14 @@ class WholeClassifier(nn.Module):
     def __init__(self, task: Classifier) -> None:
         super().__init__()
         self.task = task
-        self.front = ConvFrontend(task.encoder.frontend)  # type: ignore[arg-type]
-        self.encoder, self.head = task.encoder, task.head
+        (self.ear,) = task.listener.ears
+        self.front = ConvFrontend(self.ear.encoder.frontend)  # type: ignore[arg-type]
+        self.encoder, self.head = self.ear.encoder, task.head
 
     def forward(self, waves: Tensor) -> Tensor:
         """(batch, samples) to (batch, classes)."""
-        encoded = self.encoder.encode(self.front(waves), layers=self.task.layers)
-        logits: Tensor = self.head(features.pool(encoded, self.task.layers, self.task.pooling))
+        encoded = self.encoder.encode(self.front(waves), layers=self.ear.layers)
+        logits: Tensor = self.head(features.pool(encoded, self.ear.layers, self.ear.kind))
         return self.task.probabilities(logits)
 
 
@@ -133,14 +136,15 @@ def to_onnx(loaded: Loaded, path: Path, *, seconds: float) -> float:
     """
     _need_packages()
     task = loaded.task
-    rate = task.encoder.rate_hz
+    encoder = single(task.encoder, "an ONNX file")
+    rate = encoder.rate_hz
     samples = round(seconds * rate)
     example = _sounds(2, samples)
     module = WholeClassifier(task).cpu().eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of every library that is not installed
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of its own internals
-        task.encoder(example)  # says so if the clips are too short
+        encoder(example)  # says so if the clips are too short
         program = torch.onnx.export(
             module, (example,), input_names=["waves"], output_names=["probabilities"],
             dynamic_shapes={"waves": {0: torch.export.Dim("batch", min=1)}}, opset_version=OPSET, dynamo=True,
@@ -166,9 +170,7 @@ def check(path: Path, task: Classifier, samples: int) -> float:
     for batch in (1, 3):
         waves = _sounds(batch, samples)
         with torch.no_grad():
-            encoded = task.encoder(waves, layers=task.layers)
-            logits = task.head(features.pool(encoded, task.layers, task.pooling))
-            expected = task.probabilities(logits).numpy()
+            expected = task.probabilities(task.logits(Batch([], waves=waves))).numpy()
         (got,) = session.run(None, {"waves": waves.numpy()})
         worst = max(worst, float(np.abs(got - expected).max()))
     if not worst <= TOLERANCE:

@@ -8,22 +8,21 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from ossicle import adapters, backbones, devices
 from ossicle.adapters import store
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
-from ossicle.errors import AdapterError, CheckpointError, UsageError
+from ossicle.errors import CheckpointError, UsageError
 from ossicle.files import write_atomic
 from ossicle.pictures import plots
 from ossicle.recipe import config
-from ossicle.recipe.backbone import signature
+from ossicle.recipe.backbone import check_same, settled, signature
 from ossicle.recipe.caption_llm import RECIPE, CaptionPlan
 from ossicle.recipe.classify import LABELS, ClassifyPlan
 from ossicle.recipe.config import Recipe
@@ -87,27 +86,49 @@ def train(
     """
     devices.prepare()
     _check_out(out, resume)
-    parts = split(dataset.clips, recipe.data, recipe.train.seed)
+    recipe = _settled(recipe, out if resume else None)
+    held_out = recipe.data.hold_out if PLANS[recipe.task.kind].validates(recipe) else 0.0
+    parts = split(dataset.clips, recipe.data.model_copy(update={"hold_out": held_out}), recipe.train.seed)
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": dataset.name})})
     plan = PLANS[recipe.task.kind].learn(recipe, parts)
     go_on = resume and _begun(out, plan)
     task = plan.task(for_training=True)
     manifest = _manifest(plan, task, parts)
     manifest |= _begin(plan, task, out, init, resume)
-    if plan.caches(task):  # what is cached is whole windows, not random crops
-        window_s = recipe.task.window_s
-        parts = replace(parts, train=[w for c in bound(parts.train, window_s) for w in cut(c, window_s)])
+    caches = plan.caches(task)
     _save_texts(out, plan, manifest)
     if not go_on and init is None:
-        with _telling(f"listening to {len(parts.train):,} clips before the first epoch", quiet):
+        with _telling(f"listening to {len(parts.train):,} clips", quiet):
             plan.start(task, parts.train, out)
-    history = fit(
-        task, parts.train, parts.val, recipe.train, out,
-        window_s=recipe.task.window_s, resume=go_on, quiet=quiet,
-    )  # fmt: skip
-    manifest["epochs"] = len(history)
+    if plan.trains(task):
+        manifest["epochs"] = _iterate(task, parts, recipe, out, caches=caches, resume=go_on, quiet=quiet)
+    else:
+        store.save_weights(out, task.parts())
+    manifest |= plan.kept()
     with _telling(f"scoring {len(parts.val) + len(parts.test):,} clips", quiet):
         return _finish(plan, task, parts, manifest, out)
+
+
+def _iterate(task: Any, parts: Split, recipe: Recipe, out: Path, *, caches: bool, resume: bool, quiet: bool) -> int:
+    """Train in epochs; how many there were."""
+    window_s, clips = recipe.task.window_s, parts.train
+    if caches:  # what is cached is whole windows, not random crops
+        clips = [w for c in bound(clips, window_s) for w in cut(c, window_s)]
+    return len(fit(task, clips, parts.val, recipe.train, out, window_s=window_s, resume=resume, quiet=quiet))
+
+
+def _settled(recipe: Recipe, begun: Path | None) -> Recipe:
+    """The recipe with backbone and adapter named; those of a run that goes on are never chosen anew."""
+    if begun is not None and (begun / RECIPE).is_file():
+        before = config.read(begun / RECIPE)
+        for table, key in (("backbone", "name"), ("adapter", "spec")):
+            known = getattr(getattr(before, table), key)
+            if not getattr(getattr(recipe, table), key):
+                recipe = recipe.model_copy(update={table: getattr(recipe, table).model_copy(update={key: known})})
+    recipe, notice = settled(recipe)
+    if notice:
+        Console(stderr=True).print(f"note: {notice}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    return recipe
 
 
 def _telling(text: str, quiet: bool) -> AbstractContextManager[object]:
@@ -117,12 +138,13 @@ def _telling(text: str, quiet: bool) -> AbstractContextManager[object]:
 
 def _finish(plan: Plan, task: Any, parts: Split, manifest: dict[str, Any], out: Path) -> dict[str, Any]:
     """Score the kept weights; write manifest, card and curve."""
-    manifest["scores"] = _final_scores(plan, task, parts, out)
+    manifest["scores"] = manifest.get("scores", {}) | _final_scores(plan, task, parts, out)
     manifest["data"]["unreadable"] = sorted({Path(path).name for path in task.unreadable})
     store.save_manifest(out, manifest)
     text = plan.card(out.resolve().name, manifest)
     write_atomic(out / CARD, lambda part: part.write_text(text, encoding="utf-8"))
-    plots.training_curve(out / METRICS, out / "curve.png")
+    if (out / METRICS).is_file():
+        plots.training_curve(out / METRICS, out / "curve.png")
     return manifest
 
 
@@ -153,13 +175,11 @@ def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) ->
         raise CheckpointError(f"{folder} is incomplete: {err}; train or fetch it again") from err
     tensors = store.read_weights(folder)
     task: Any = plan.task(for_training=False)
-    here = signature(task.encoder)
-    if len(known) != len(here) or not np.allclose(known, here, rtol=1e-3):
-        raise AdapterError(
-            f"{folder.name} was trained on other weights of {recipe.backbone.name} than those here "
-            f"(digest {trained_on[:12]}, here {task.encoder.digest[:12]}); "
-            "give the ones it was trained on"
-        )
+    told = (
+        f"{folder.name} was trained on other weights of {recipe.backbone.name} than those here "
+        f"(digest {trained_on[:12]}, here {task.encoder.digest[:12]})"
+    )
+    check_same(known, task.encoder, told)
     plan.check(task, manifest)
     store.restore(task.parts(), tensors)
     for module in task.parts().values():
@@ -271,7 +291,7 @@ def _manifest(plan: Plan, task: Any, parts: Split) -> dict[str, Any]:
         "parameters": {
             "adapter": sum(p.numel() for p in own.values()),
             **plan.sizes(task),
-            "backbone": sum(p.numel() for p in backbones.skeleton(recipe.backbone.name).parameters()),
+            "backbone": sum(backbones.size(name) for name in backbones.names_of(recipe.backbone.name)),
         },
         "data": {
             "name": recipe.data.source,

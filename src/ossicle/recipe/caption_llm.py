@@ -21,7 +21,6 @@ from ossicle.recipe.partition import Split
 from ossicle.share.card import card
 from ossicle.tasks import decode
 from ossicle.tasks.caption_llm import Captioner, check_captions, check_metrics
-from ossicle.tasks.features import SEQUENCE, FeatureStore
 from ossicle.tasks.listen import SoundAugment
 from ossicle.tasks.mapper import Mapper
 from ossicle.tasks.naming import Naming, spoken
@@ -74,6 +73,11 @@ class CaptionPlan:
         """With the LoRA of the folder, of whatever rank it is."""
         return cls(recipe, folder / store.LLM if (folder / store.LLM / CONFIG).is_file() else None)
 
+    @classmethod
+    def validates(cls, recipe: Recipe) -> bool:
+        """Always."""
+        return True
+
     def texts(self) -> dict[str, str]:
         """Nothing more than the recipe."""
         return {}
@@ -90,11 +94,11 @@ class CaptionPlan:
         encoder = backbone.adapted(recipe)
         language = language_model(task.llm, bits=task.llm_bits, precision=recipe.train.precision)
         torch.manual_seed(recipe.train.seed)
-        layers = tuple(task.layers) or (encoder.depth,)
+        inputs, *others = (e.dim * max(1, len(task.layers)) for e in encoder.encoders)
         mapper = Mapper(
-            encoder.dim * len(layers), language.width, hidden=task.hidden, activation=task.activation,
+            inputs, language.width, hidden=task.hidden, activation=task.activation,
             pooling=task.pooling, tokens=task.soft_tokens, norm=task.mapper_norm,
-            dropout=task.mapper_dropout,
+            dropout=task.mapper_dropout, others=others,
         )  # fmt: skip
         if self.lora is not None:
             language.load_lora(self.lora)
@@ -105,7 +109,7 @@ class CaptionPlan:
             mapper.requires_grad_(False)
         return Captioner(
             encoder, language, mapper,
-            layers=layers, squeeze=task.squeeze, prompt=task.prompt, chat=task.prompt_form == "chat",
+            layers=task.layers, squeeze=task.squeeze, prompt=task.prompt, chat=task.prompt_form == "chat",
             decoding=task.decoding, metrics=task.metrics, best_by=task.best_by, augment=task.augment,
             window_s=task.window_s, shortest_s=task.shortest_s, cache_bytes=WAVE_CACHE if for_training else 0,
         )  # fmt: skip
@@ -148,12 +152,11 @@ class CaptionPlan:
     def caches(self, task: Captioner) -> bool:
         """The encoder's tokens on disk where neither it nor the sound changes in training."""
         table = self.recipe.caption
-        trains = any(p.requires_grad for p in adapters.trainable(task.encoder, "default").values())
-        if table.cache and not trains and table.augment == SoundAugment():
-            task.store = FeatureStore(
-                task.encoder, task.layers, SEQUENCE, shortest_s=table.shortest_s, squeeze=task.squeeze
-            )
-        return task.store is not None
+        if table.cache and table.augment == SoundAugment():
+            for ear in task.listener.ears:
+                own = adapters.trainable(ear.encoder, "default").values()
+                ear.store = None if any(p.requires_grad for p in own) else ear.feature_store()
+        return any(ear.store is not None for ear in task.listener.ears)
 
     def start(self, task: Captioner, clips: Sequence[Clip], out: Path) -> None:
         """Standardise the mapper; let it alone learn to name the captions' words, where the recipe asks for it."""
@@ -163,7 +166,9 @@ class CaptionPlan:
         window_s = self.recipe.caption.window_s
         clips = [w for c in bound(clips, window_s) for w in cut(c, window_s)]
         if isinstance(task.mapper.norm, Standardize):
-            task.mapper.norm.fit(_heard(task, clips[:: max(1, len(clips) // STANDARD_CLIPS)]))
+            heard = _heard(task, clips[:: max(1, len(clips) // STANDARD_CLIPS)])
+            for norm, rows in zip(task.mapper.norms, heard, strict=True):
+                norm.fit(rows)  # type: ignore[operator]
         if self.recipe.caption.soft_words:
             task.mapper.aim(task.language.embed(torch.tensor(sorted(spoken(task, clips)))))
         if not epochs:
@@ -175,6 +180,14 @@ class CaptionPlan:
         with tempfile.TemporaryDirectory(dir=out) as scratch:
             fit(naming, clips, [], settings, Path(scratch), window_s=window_s, quiet=True)
         task.mapper.requires_grad_(True)
+
+    def trains(self, task: Captioner) -> bool:
+        """Always."""
+        return True
+
+    def kept(self) -> dict[str, Any]:
+        """Nothing more."""
+        return {}
 
     def facts(self, task: Captioner) -> dict[str, Any]:
         """The language model and its LoRA."""
@@ -217,11 +230,12 @@ class CaptionPlan:
 
 
 @torch.no_grad()
-def _heard(task: Captioner, clips: Sequence[Clip]) -> Tensor:
-    """(rows, width) some of the real tokens of clips, as the mapper gets them."""
-    rows = []
+def _heard(task: Captioner, clips: Sequence[Clip]) -> list[Tensor]:
+    """(rows, width) some of the real tokens of clips, as the mapper gets them, of each encoder."""
+    rows: list[list[Tensor]] = [[] for _ in task.listener.ears]
     for first in range(0, len(clips), 16):
-        tokens, mask = task.heard(task.collate(clips[first : first + 16], None).to(devices.device()))
-        real = tokens.flatten(0, 1) if mask is None else tokens[mask]
-        rows.append(real[:: max(1, len(real) // (16 * STANDARD_TOKENS))].cpu())
-    return torch.cat(rows)
+        batch = task.collate(clips[first : first + 16], None).to(devices.device())
+        for found, (tokens, mask) in zip(rows, task.listener.sequences(batch), strict=True):
+            real = tokens.flatten(0, 1) if mask is None else tokens[mask]
+            found.append(real[:: max(1, len(real) // (16 * STANDARD_TOKENS))].cpu())
+    return [torch.cat(found) for found in rows]

@@ -9,22 +9,28 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ossicle import adapters
 from ossicle.adapters import store
+from ossicle.adapters.full import Probe
 from ossicle.backbones.layers import Standardize
 from ossicle.contracts import Clip, Prediction
-from ossicle.errors import DataError, UsageError
+from ossicle.errors import AudioError, DataError, UsageError
 from ossicle.metrics import classify as metrics
 from ossicle.pictures import plots
 from ossicle.recipe import backbone
+from ossicle.recipe.backbone import shared_out
 from ossicle.recipe.config import Recipe
 from ossicle.recipe.partition import Split, class_weights, labels_of
 from ossicle.share.card import card
+from ossicle.tasks import fitted
 from ossicle.tasks.classify import Augment, Classifier
-from ossicle.tasks.features import FeatureStore, TokenStore
-from ossicle.training.evaluate import bound, cut
-from ossicle.training.loop import fit
+from ossicle.tasks.features import TokenStore, without_adapter
+from ossicle.tasks.listen import Ear
+from ossicle.training.evaluate import average, bound, cut
+
+Array = np.ndarray[Any, Any]
 
 LABELS = "labels.json"
 WAVE_CACHE = 2 * 1024**3
@@ -41,10 +47,17 @@ class ClassifyPlan:
 
     def __init__(self, recipe: Recipe, labels: Sequence[str], weights: torch.Tensor | None = None) -> None:
         self.recipe, self.labels, self.weights = recipe, list(labels), weights
+        self.head: dict[str, Any] = {}
+        self.crossed: dict[str, float] = {}
 
     @classmethod
     def learn(cls, recipe: Recipe, parts: Split) -> "ClassifyPlan":
-        """The classes of the training clips."""
+        """The classes of the training clips.
+
+        Raises:
+            UsageError: for settings that a fitted head cannot have.
+        """
+        _check_head(recipe)
         labels = labels_of(parts, recipe)
         return cls(recipe, labels, class_weights(recipe.classify, parts.train, labels))
 
@@ -53,6 +66,11 @@ class ClassifyPlan:
         """The classes a folder was trained on."""
         labels = json.loads((folder / LABELS).read_text(encoding="utf-8"))
         return cls(recipe, [str(label) for label in labels])
+
+    @classmethod
+    def validates(cls, recipe: Recipe) -> bool:
+        """Only epochs are chosen among; a fitted head is cross-validated."""
+        return iterates(recipe)
 
     def texts(self) -> dict[str, str]:
         """The classes."""
@@ -88,41 +106,64 @@ class ClassifyPlan:
     def caches(self, task: Classifier) -> bool:
         """Pooled features of an encoder that does not train, or tokens below the lowest block that does."""
         table = self.recipe.classify
-        if not adapters.trainable(task.encoder, "default") and table.augment == Augment():
-            task.store = FeatureStore(task.encoder, task.layers, task.pooling, shortest_s=table.shortest_s)
-        elif table.cache_versions:
-            task.tokens, task.versions = _token_store(task), table.cache_versions
-        return task.store is not None or task.tokens is not None
+        for ear in task.listener.ears:
+            if not adapters.trainable(ear.encoder, "default") and table.augment == Augment():
+                ear.store = ear.feature_store()
+            elif table.cache_versions and ear.encoder.depth:
+                ear.tokens, ear.versions = _token_store(task, ear), table.cache_versions
+        return any(ear.store is not None or ear.tokens is not None for ear in task.listener.ears)
 
     def start(self, task: Classifier, clips: Sequence[Clip], out: Path) -> None:
-        """Standardise the head and train it alone, on features of the encoder as it starts, before the adapter moves.
+        """Fit the head on features of the encoder as it starts, or only standardise one that is to be trained.
 
         A head that already fits keeps the encoder's features whole in the first steps (Kumar et al. 2022, LP-FT).
         """
-        recipe = self.recipe
-        epochs = 0 if task.store is not None else recipe.classify.head_first
-        if not epochs and not isinstance(task.head.norm, Standardize):
+        fits = self.recipe.classify.head == "fitted"
+        if not fits and not isinstance(task.head.norm, Standardize):
             return
-        clips = [w for c in bound(clips, task.window_s) for w in cut(c, task.window_s)]
+        parents = [(c, w) for c in bound(clips, task.window_s) for w in cut(c, task.window_s)]
+        windows = [window for _, window in parents]
         with tempfile.TemporaryDirectory(dir=out) as scratch:
-            features = task.store or _first_features(task, clips, recipe, Path(scratch) / "features")
-            if isinstance(task.head.norm, Standardize):
-                found = features.get(clips)
-                vectors = [v for v in found if isinstance(v, torch.Tensor)]
-                if not vectors:
-                    raise DataError(f"no training clip can be read; first: {found[0]}")
-                task.head.norm.fit(torch.stack(vectors))
-            if not epochs:
-                return
-            probe = Classifier(
-                features.encoder, task.labels, multi_label=task.multi_label, binary=task.binary, layers=task.layers,
-                pooling=task.pooling,
-                class_weights=task.class_weights, label_smoothing=task.label_smoothing, store=features,
-            )  # fmt: skip
-            probe.head = task.head
-            settings = replace(recipe.train, epochs=epochs, lr=recipe.train.head_lr or recipe.train.lr)
-            fit(probe, clips, [], settings, Path(scratch), quiet=True)
-        task.head.requires_grad_(True)
+            loaded = [
+                ear.store.get(windows) if ear.store else _first_features(ear, windows, Path(scratch))
+                for ear in task.listener.ears
+            ]
+        faults = {i: v for values in loaded for i, v in enumerate(values) if isinstance(v, AudioError)}
+        task.unreadable.update({str(windows[i].path): str(fault) for i, fault in faults.items()})
+        kept = [i for i in range(len(windows)) if i not in faults]
+        if not kept:
+            raise DataError(f"no training clip can be read; first: {faults[0]}")
+        blocks = [np.stack([np.asarray(values[i]) for i in kept]) for values in loaded]
+        if fits:
+            self._fit(task, blocks, [parents[i] for i in kept])
+        else:
+            task.head.norm.fit(torch.from_numpy(np.concatenate(blocks, axis=1)))  # type: ignore[operator]
+
+    def _fit(self, task: Classifier, blocks: Sequence[Array], pairs: Sequence[tuple[Clip, Clip]]) -> None:
+        """Fit the head on features of windows, each with the clip it is of; keep what cross-validation said of it."""
+        clips = [clip for clip, _ in pairs]
+        found = fitted.fit(
+            blocks, task.targets(clips).numpy(), [c.group or str(c.path) for c in clips], several=task.binary,
+            class_weights=None if self.weights is None else self.weights.numpy(), seed=self.recipe.train.seed,
+        )  # fmt: skip
+        task.head.fill(found.mean, found.std, found.weight, found.bias)
+        names = [encoder.name for encoder in task.encoder.encoders]
+        shares = {name: share for name, share in zip(names, found.shares, strict=True)}
+        self.head = {"strength": found.strength, "shares": shares, "folds": found.folds, "clips": len(set(clips))}
+        windows: dict[Clip, list[Prediction]] = {}
+        for i, p in zip(found.rows, found.held_out, strict=False):
+            windows.setdefault(clips[i], []).append(task.row(pairs[i][1], p))
+        if found.folds:
+            self.crossed = task.score(list(windows), [average(task, rows) for rows in windows.values()])
+
+    def trains(self, task: Classifier) -> bool:
+        """Whether there is anything to iterate: an adapter, or a head that is not fitted."""
+        return iterates(self.recipe)
+
+    def kept(self) -> dict[str, Any]:
+        """How the head was fitted, and what cross-validation said of it."""
+        crossed = {"scores": {"cross-validated": self.crossed}} if self.crossed else {}
+        return ({"head": self.head} if self.head else {}) | crossed
 
     def facts(self, task: Classifier) -> dict[str, Any]:
         """Nothing more."""
@@ -155,13 +196,32 @@ class ClassifyPlan:
         )
 
 
-def _token_store(task: Classifier) -> TokenStore:
+def iterates(recipe: Recipe) -> bool:
+    """Whether there is anything to iterate: an adapter, or a head that is not fitted."""
+    parts = [part for adapter in shared_out(recipe).values() for part in adapter.parts]
+    return recipe.classify.head == "trained" or not all(isinstance(part, Probe) for part in parts)
+
+
+def _check_head(recipe: Recipe) -> None:
+    """A fitted head standardises; where nothing is iterated, settings of iterations would do nothing."""
+    task = recipe.classify
+    if task.head == "trained":
+        return
+    if task.head_norm != "standard":
+        raise UsageError(f"task.head_norm={task.head_norm} is of a trained head; set task.head=trained with it")
+    if not iterates(recipe):
+        given = [k for k in ("augment", "dropout", "label_smoothing") if getattr(task, k) not in (0.0, Augment())]
+        if given:
+            raise UsageError(f"task.{given[0]} does nothing where the head is fitted; set task.head=trained with it")
+
+
+def _token_store(task: Classifier, ear: Ear) -> TokenStore:
     """A cache of tokens up to the lowest block that trains or is pooled.
 
     Raises:
         UsageError: if the stem itself trains, or a random change is asked for that cached tokens cannot have.
     """
-    encoder, changes = task.encoder, task.augment
+    encoder, changes = ear.encoder, task.augment
     usual = replace(Augment(), shift_s=changes.shift_s, gain_db=changes.gain_db, token_mixup=changes.token_mixup)
     lost = [name for name, value in vars(changes).items() if value != getattr(usual, name)]
     if lost:
@@ -173,20 +233,20 @@ def _token_store(task: Classifier) -> TokenStore:
     if injected.frozen:
         raise UsageError("task.cache_versions needs a frozen stem but full() trains it; set it to 0")
     blocks = [int(path.split(".")[1]) for path in injected.paths if path.startswith(("blocks.", "inlets."))]
-    number = min([*blocks, *task.layers])
+    number = min([*blocks, *ear.layers])
     settings = [changes.shift_s, changes.gain_db]
     return TokenStore(
-        encoder, number, lambda w, g: changes.waves(w, g, encoder.rate_hz), settings, shortest_s=task.shortest_s
+        encoder, number, lambda w, g: changes.waves(w, g, encoder.rate_hz), settings, shortest_s=ear.shortest_s
     )
 
 
-def _first_features(task: Classifier, clips: Sequence[Clip], recipe: Recipe, scratch: Path) -> FeatureStore:
+def _first_features(ear: Ear, clips: Sequence[Clip], scratch: Path) -> list[Tensor | AudioError]:
     """Features at the start of training: the frozen encoder's, which are cached, unless the adapter starts loud."""
-    shortest = task.shortest_s
-    usual = FeatureStore(backbone.frozen(recipe), task.layers, task.pooling, shortest_s=shortest)
-    loud = FeatureStore(task.encoder, task.layers, task.pooling, shortest_s=shortest, root=scratch)
-    for clip in clips[:8]:
-        first, second = usual.get([clip])[0], loud.get([clip])[0]
-        if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
-            return usual if torch.allclose(first, second, rtol=1e-3, atol=1e-3) else loud
-    return usual
+    with without_adapter(ear.encoder):
+        usual = ear.feature_store()
+        found = usual.get(clips)
+    readable = next((i for i, value in enumerate(found) if isinstance(value, Tensor)), 0)
+    loud = ear.feature_store(root=scratch)
+    one, two = found[readable], loud.get([clips[readable]])[0]
+    silent = isinstance(one, Tensor) and isinstance(two, Tensor) and torch.allclose(one, two, rtol=1e-3, atol=1e-3)
+    return found if silent else loud.get(clips)

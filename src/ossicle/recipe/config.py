@@ -46,7 +46,7 @@ class Data(Table):
 class BackboneTable(Table):
     """Which frozen encoder."""
 
-    name: str = "whisper-tiny.en"
+    name: str = Field(default="", description="one, or several joined by +; empty suits the task")
     weights: str = Field(default="", description="a checkpoint of the user's own; empty takes the published one")
     source: Literal["auto", "hub", "wheel"] = "auto"
     stride: int = Field(default=0, ge=0, description="step between patches; 0 is the published one")
@@ -61,7 +61,7 @@ class BackboneTable(Table):
 class AdapterTable(Table):
     """Which adapter, as text or preset name."""
 
-    spec: str = "lora(rank=8)+norm()"
+    spec: str = Field(default="", description="text or preset name; empty suits the backbone")
 
 
 class ClassifyTable(Table):
@@ -73,12 +73,15 @@ class ClassifyTable(Table):
         default="usual", description="binary: a sigmoid for each class although a clip has one label, as AST's code"
     )
     layers: list[int] = Field(default=[], description="block outputs that are pooled; empty suits the backbone")
-    pooling: str = "mean"
+    pooling: str = Field(default="", description="of tokens to one vector, such as mean+max; empty suits the backbone")
     head_norm: Literal["none", "layer", "standard"] = "standard"
     dropout: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    head_first: int = Field(default=20, ge=0, description="epochs the head trains alone on cached features first")
+    head: Literal["fitted", "trained"] = Field(
+        default="fitted",
+        description="fitted: logistic regression on features of the encoder as it starts; trained: from nothing",
+    )
     cache_versions: int = Field(
         default=0,
         ge=0,
@@ -132,6 +135,7 @@ KINDS: dict[str, type[Table]] = {"classify": ClassifyTable, "caption-llm": Capti
 # What suits a kind of task where a recipe says nothing.
 USUAL: dict[str, dict[str, dict[str, Any]]] = {
     "caption-llm": {
+        "backbone": {"name": "whisper-tiny.en"},
         "adapter": {"spec": "probe()"},
         "train": {"epochs": 50, "lr": 3e-4, "weight_decay": 0.0},
     },

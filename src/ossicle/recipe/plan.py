@@ -24,6 +24,11 @@ class Plan(Protocol):
         """The plan of a folder that was trained."""
         ...
 
+    @classmethod
+    def validates(cls, recipe: Recipe) -> bool:
+        """Whether clips are held out to choose an epoch, where the recipe names none."""
+        ...
+
     def texts(self) -> dict[str, str]:
         """File name to text of what is saved beside the recipe."""
         ...
@@ -46,6 +51,14 @@ class Plan(Protocol):
 
     def start(self, task: Any, clips: Sequence[Clip], out: Path) -> None:
         """What is done once before the first epoch."""
+        ...
+
+    def trains(self, task: Any) -> bool:
+        """Whether anything is iterated after `start`."""
+        ...
+
+    def kept(self) -> dict[str, Any]:
+        """What `start` found, for the manifest; under "scores", parts to their scores."""
         ...
 
     def facts(self, task: Any) -> dict[str, Any]:

@@ -6,20 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ossicle.backbones import text
-from ossicle.backbones.encoder import Encoder
+from ossicle.backbones.joined import Encoders
 from ossicle.backbones.text import LanguageModel
-from ossicle.contracts import Batch, Clip, Encoded, Prediction
-from ossicle.data.clips import stack
+from ossicle.contracts import Batch, Clip, Prediction
 from ossicle.errors import DataError, UnknownNameError, UsageError
 from ossicle.metrics.caption import score as metrics
-from ossicle.tasks import decode, features
+from ossicle.tasks import decode
 from ossicle.tasks.decode import Decoding, Written
-from ossicle.tasks.features import FeatureStore
-from ossicle.tasks.listen import Listener, SoundAugment, draw
+from ossicle.tasks.features import SEQUENCE
+from ossicle.tasks.listen import Heard, Listener, SoundAugment
 from ossicle.tasks.mapper import Mapper
 
 PROMPT = f"Describe the following audio clip {text.PLACEHOLDER}"
@@ -30,7 +28,7 @@ class Captioner:
     """The captioning task of BEATs, Llama and LoRA; see `contracts.Task`.
 
     Args:
-        encoder: with its adapter injected, or frozen.
+        encoder: with its adapter injected, or frozen; several if it is a joined one.
         language: with its LoRA, or frozen.
         mapper: from the encoder's tokens to the language model's; see `mapper_for`.
         layers: whose outputs are joined for the mapper; empty is the last.
@@ -43,7 +41,6 @@ class Captioner:
         augment: random changes of the sound in training.
         window_s: longest stretch of a clip trained on at once; None takes whole clips.
         shortest_s: shorter clips go on in silence up to this length.
-        store: cached tokens instead of waveforms; only for an encoder that does not train.
         cache_bytes: memory for decoded waveforms.
     """
 
@@ -51,7 +48,7 @@ class Captioner:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: Encoders,
         language: LanguageModel,
         mapper: Mapper,
         *,
@@ -65,21 +62,18 @@ class Captioner:
         augment: SoundAugment | None = None,
         window_s: float | None = None,
         shortest_s: float = 0.0,
-        store: FeatureStore | None = None,
         cache_bytes: int = 2 * 1024**3,
     ) -> None:
         self.encoder, self.language, self.mapper = encoder, language, mapper
-        self.layers, self.squeeze = tuple(layers) or (encoder.depth,), squeeze
-        wrong = [n for n in self.layers if not 0 <= n <= encoder.depth]
-        if wrong:
-            raise UsageError(f"{encoder.name} has layers 0 (stem) to {encoder.depth} but got {wrong[0]}")
         self.prompt = text.prompt(language.tokenizer, prompt, chat=chat)
         self.decoding = Decoding() if decoding is None else decoding
         self.metrics, self.best_by = tuple(metrics), best_by
         self.augment = SoundAugment() if augment is None else augment
-        self.ear = Listener(encoder, self.augment, window_s=window_s, shortest_s=shortest_s, cache_bytes=cache_bytes)
-        self.unreadable = self.ear.unreadable
-        self.store = store
+        self.listener = Listener(
+            encoder, self.augment, layers=layers, kind=SEQUENCE, squeeze=squeeze,
+            window_s=window_s, shortest_s=shortest_s, cache_bytes=cache_bytes,
+        )  # fmt: skip
+        self.unreadable = self.listener.unreadable
 
     def parts(self) -> dict[str, nn.Module]:
         """Prefix in the saved files to module."""
@@ -91,19 +85,8 @@ class Captioner:
         Raises:
             DataError: if no clip of the batch can be read.
         """
-        if self.store is not None:
-            kept, rows = self.ear.readable(clips, self.store.get(clips))
-            tokens, mask = _pad([row.float() for row in rows])
-            return Batch(kept, tokens=tokens, mask=mask, targets=self._targets(kept, generator))
-        kept, waves = self.ear.load(clips, generator)
-        stacked, lengths = stack(waves)
-        batch = Batch(kept, waves=stacked, lengths=lengths, targets=self._targets(kept, generator))
-        if generator is None:
-            return batch
-        if self.augment.whole:  # a shorter clip goes on in silence, as it does in a longer file
-            batch = replace(batch, lengths=None)
-        changed = self.augment.waves(stacked, generator, self.encoder.rate_hz)
-        return replace(batch, waves=changed, seed=draw(generator))
+        batch = self.listener.collate(clips, generator)
+        return replace(batch, targets=self._targets(batch.clips, generator))
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy of the captions and their end tokens, mean over all of them; a scalar.
@@ -127,12 +110,10 @@ class Captioner:
         )
         return torch.cat([before, soft.to(before.dtype), after], dim=1)
 
-    def heard(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """(batch, n, width) tokens of the encoder in order of time, and where they are real."""
-        if batch.tokens is not None:
-            return batch.tokens, batch.mask
-        encoded: Encoded = self.ear.encode(batch, self.layers)
-        return features.sequence(encoded, self.layers, self.squeeze)
+    def heard(self, batch: Batch) -> tuple[Tensor, Tensor | None, list[Heard]]:
+        """(batch, n, width) tokens in order of time and where they are real; the same of each further encoder."""
+        (tokens, mask), *others = self.listener.sequences(batch)
+        return tokens, mask, others
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
@@ -187,14 +168,6 @@ class Captioner:
             chosen.append(0 if generator is None else int(torch.randint(count, (), generator=generator)))
         said = [clip.captions[i].strip() for clip, i in zip(clips, chosen, strict=True)]
         return text.targets(self.language.tokenizer, self.prompt.end, said)
-
-
-def _pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """(batch, longest, width) and where it is real; None where all is."""
-    longest = max(len(row) for row in rows)
-    tokens = torch.stack([F.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
-    mask = torch.stack([torch.arange(longest) < len(row) for row in rows])
-    return tokens, None if mask.all() else mask
 
 
 def check_metrics(names: Sequence[str], best_by: str) -> None:

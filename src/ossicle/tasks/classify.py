@@ -11,18 +11,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ossicle.backbones.encoder import Encoder
+from ossicle.backbones.joined import Encoders
 from ossicle.backbones.layers import Standardize
-from ossicle.contracts import Batch, Clip, Prediction, TokenGrid
-from ossicle.data.clips import stack
+from ossicle.contracts import Batch, Clip, Prediction
 from ossicle.data.splits import not_one_label
 from ossicle.errors import DataError, UnknownNameError, UsageError
 from ossicle.metrics import classify as metrics
 from ossicle.sound import augment
-from ossicle.tasks import features
-from ossicle.tasks.features import FeatureStore, TokenStore
 from ossicle.tasks.listen import Amount, Listener, SoundAugment, draw
 
+Array = np.ndarray[Any, Any]
 HEAD_NORMS: dict[str, type[nn.Module]] = {"none": nn.Identity, "layer": nn.LayerNorm, "standard": Standardize}
 
 
@@ -43,6 +41,12 @@ class Head(nn.Module):
         self.norm = HEAD_NORMS[norm](width)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(width, classes)
+
+    @torch.no_grad()
+    def fill(self, mean: Array, std: Array, weight: Array, bias: Array) -> None:
+        """Take what was fitted: (width,) mean and spread, (classes, width) weight, (classes,) bias."""
+        values = {"norm.mean": mean, "norm.std": std, "linear.weight": weight, "linear.bias": bias}
+        self.load_state_dict({name: torch.from_numpy(value).float() for name, value in values.items()})
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width) to (batch, classes) logits."""
@@ -66,17 +70,22 @@ class Augment(SoundAugment):
     drop_tokens: Annotated[float, Field(ge=0, lt=1)] = 0.0
     token_mixup: Amount = 0.0
 
+    @property
+    def whole(self) -> bool:
+        """Whether a shorter clip must go on in silence, as it also must where clips are mixed."""
+        return super().whole or bool(self.mixup or self.token_mixup)
+
 
 class Classifier:
     """The classification task; see `contracts.Task`.
 
     Args:
-        encoder: with its adapter injected, or frozen.
+        encoder: with its adapter injected, or frozen; several if it is a joined one.
         labels: class names; their order is the order of the outputs.
         multi_label: several labels per clip, each with its own sigmoid.
         binary: each class with its own sigmoid although a clip has one label, as AST learns Speech Commands.
-        layers: whose outputs are pooled and joined; empty is what suits the encoder.
-        pooling: see `features.pool`.
+        layers: whose outputs are pooled and joined; empty is what suits each encoder.
+        pooling: see `features.pool`; "" is what suits each encoder.
         head_norm: see `Head`.
         dropout: see `Head`.
         class_weights: weight of each class in the loss, (classes,); None is 1.
@@ -84,9 +93,6 @@ class Classifier:
         augment: random changes in training.
         window_s: longest stretch of a clip trained on at once; None takes whole clips.
         shortest_s: shorter clips go on in silence up to this length, in training and prediction alike.
-        store: pooled features instead of waveforms; only for an encoder that does not train.
-        tokens: cached lower tokens to train on; only for an encoder whose lower blocks do not train.
-        versions: how many versions of every clip `tokens` draws from.
         cache_bytes: memory for decoded waveforms.
     """
 
@@ -94,13 +100,13 @@ class Classifier:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: Encoders,
         labels: Sequence[str],
         *,
         multi_label: bool = False,
         binary: bool = False,
         layers: Sequence[int] = (),
-        pooling: str = "mean",
+        pooling: str = "",
         head_norm: str = "none",
         dropout: float = 0.0,
         class_weights: Tensor | None = None,
@@ -108,9 +114,6 @@ class Classifier:
         augment: Augment | None = None,
         window_s: float | None = None,
         shortest_s: float = 0.0,
-        store: FeatureStore | None = None,
-        tokens: TokenStore | None = None,
-        versions: int = 1,
         cache_bytes: int = 2 * 1024**3,
     ) -> None:
         if len(labels) < 2:
@@ -119,23 +122,18 @@ class Classifier:
         self.labels = list(labels)
         self.multi_label = multi_label
         self.binary = binary or multi_label
-        self.layers = tuple(layers) or encoder.usual_layers
-        wrong = [n for n in self.layers if not 0 <= n <= encoder.depth]
-        if wrong:
-            raise UsageError(f"{encoder.name} has layers 0 (stem) to {encoder.depth} but got {wrong[0]}")
         if label_smoothing and (binary or multi_label):
             raise UsageError("task.label_smoothing is of cross-entropy over all classes; set it to 0 with sigmoids")
-        if pooling not in features.POOLS:
-            raise UnknownNameError("pooling", pooling, features.POOLS)
-        self.pooling = pooling
         self.class_weights = class_weights
         self.label_smoothing = label_smoothing
         self.augment = Augment() if augment is None else augment
-        self.ear = Listener(encoder, self.augment, window_s=window_s, shortest_s=shortest_s, cache_bytes=cache_bytes)
-        self.unreadable = self.ear.unreadable
-        self.window_s, self.shortest_s = window_s, shortest_s
-        self.store, self.tokens, self.versions = store, tokens, versions
-        self.head = Head(encoder.dim * len(self.layers), len(labels), norm=head_norm, dropout=dropout)
+        self.listener = Listener(
+            encoder, self.augment, layers=layers, kind=pooling,
+            window_s=window_s, shortest_s=shortest_s, cache_bytes=cache_bytes,
+        )  # fmt: skip
+        self.unreadable = self.listener.unreadable
+        self.window_s = window_s
+        self.head = Head(sum(self.listener.widths), len(labels), norm=head_norm, dropout=dropout)
         self.best_by = "map_macro" if multi_label else "accuracy"
         self._index = {label: i for i, label in enumerate(self.labels)}
 
@@ -153,15 +151,9 @@ class Classifier:
         Raises:
             DataError: if no clip of the batch can be read.
         """
-        if self.store is not None:
-            kept, vectors = self.ear.readable(clips, self.store.get(clips))
-            return Batch(kept, features=torch.stack(vectors), targets=self._targets(kept))
-        if self.tokens is not None and generator is not None:
-            return self._from_tokens(clips, self.tokens, generator)
-        kept, waves = self.ear.load(clips, generator)
-        stacked, lengths = stack(waves)
-        batch = Batch(kept, waves=stacked, lengths=lengths, targets=self._targets(kept))
-        return batch if generator is None else self._augmented(batch, generator)
+        batch = self.listener.collate(clips, generator)
+        batch = replace(batch, targets=self.targets(batch.clips))
+        return batch if generator is None else self._mixed(batch, draw(generator))
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy, or the mean binary cross-entropy of all classes; a scalar."""
@@ -174,14 +166,8 @@ class Classifier:
 
     def logits(self, batch: Batch) -> Tensor:
         """(batch, classes) from waveforms or cached features."""
-        if batch.features is not None:
-            return self.head(batch.features)  # type: ignore[no-any-return]
-        if batch.tokens is not None and self.tokens is not None and batch.grid is not None:
-            number = self.tokens.number
-            encoded = self.encoder.upper(batch.tokens, batch.grid, batch.mask, number=number, layers=self.layers)
-            return self.head(features.pool(encoded, self.layers, self.pooling))  # type: ignore[no-any-return]
-        encoded = self.ear.encode(batch, self.layers, self.augment.drop_tokens)
-        return self.head(features.pool(encoded, self.layers, self.pooling))  # type: ignore[no-any-return]
+        logits: Tensor = self.head(self.listener.vectors(batch, self.augment.drop_tokens))
+        return logits
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
@@ -194,7 +180,7 @@ class Classifier:
         """(batch, classes) of logits; they add up to 1 unless each class has its own sigmoid."""
         return logits.sigmoid() if self.binary else logits.softmax(dim=1)
 
-    def row(self, clip: Clip, probabilities: np.ndarray[Any, Any]) -> Prediction:
+    def row(self, clip: Clip, probabilities: Array) -> Prediction:
         """The result row of (classes,) probabilities."""
         best = int(probabilities.argmax())
         chosen = [self.labels[best]]
@@ -222,7 +208,7 @@ class Classifier:
         faults = [] if self.multi_label else not_one_label(clips)
         if faults:
             raise DataError("; ".join(faults))
-        self._targets(clips)
+        self.targets(clips)
 
     def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
         """Accuracy, top-5, macro mAP and F1 of rows that have no error; raises as `check` does."""
@@ -231,11 +217,11 @@ class Classifier:
         if not pairs:
             raise DataError("no clip could be scored: none was readable; see the error column of the results")
         probabilities = np.array([[r.scores[label] for label in self.labels] for _, r in pairs])
-        targets = self._targets([c for c, _ in pairs]).numpy()
+        targets = self.targets([c for c, _ in pairs]).numpy()
         wanted = targets.astype(int) if self.multi_label else targets.argmax(axis=1)
         return metrics.summary(probabilities, wanted, self.labels, self.multi_label)
 
-    def _targets(self, clips: Sequence[Clip]) -> Tensor:
+    def targets(self, clips: Sequence[Clip]) -> Tensor:
         """(batch, classes) float32, 1 where the clip has the label."""
         targets = torch.zeros(len(clips), len(self.labels))
         for row, clip in enumerate(clips):
@@ -245,34 +231,21 @@ class Classifier:
                 targets[row, self._index[label]] = 1
         return targets
 
-    def _from_tokens(self, clips: Sequence[Clip], store: TokenStore, generator: torch.Generator) -> Batch:
-        """Cached tokens of a random version of every clip, mixed if asked."""
-        versions = torch.randint(self.versions, (len(clips),), generator=generator).tolist()
-        kept, rows = self.ear.readable(clips, store.get(clips, versions))
-        longest = max(len(r) for r in rows)
-        mask = torch.stack([torch.arange(longest) < len(r) for r in rows])
-        tokens = torch.stack([torch.cat([r, r[-1:].expand(longest - len(r), -1)]) for r in rows])
-        targets = self._targets(kept)
-        if self.augment.token_mixup:  # a shorter clip goes on with its last token
-            mask = torch.ones_like(mask)
-            mixed, targets = augment.mixup(tokens.flatten(1), targets, generator, alpha=self.augment.token_mixup)
-            tokens = mixed.view_as(tokens)
-        grid: TokenGrid = self.encoder.stem.grid(longest, self.encoder.frontend.mels)  # type: ignore[operator]
-        if grid.freq > 1 and not mask.all():
-            raise UsageError("cached tokens of a patch backbone need clips of one length; set task.cache_versions=0")
-        return Batch(kept, tokens=tokens, mask=None if mask.all() else mask, grid=grid, targets=targets)
-
-    def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
-        waves, targets, rate = batch.waves, batch.targets, self.encoder.rate_hz
-        assert waves is not None and targets is not None
-        lengths = batch.lengths
-        if self.augment.whole or self.augment.mixup:  # a shorter clip goes on in silence, as it does in a longer file
-            lengths = None
-        waves = self.augment.waves(waves, generator, rate)
-        if self.augment.mixup:
-            mixed = {"alpha": self.augment.mixup, "rows": self.augment.mixup_share}
-            waves, targets = augment.mixup(waves, targets, generator, **mixed)
-        return replace(batch, waves=waves, lengths=lengths, targets=targets, seed=draw(generator))
+    def _mixed(self, batch: Batch, seed: int) -> Batch:
+        """Each clip mixed with another of the batch, the same one in every encoder's part, and their targets alike."""
+        assert batch.targets is not None
+        parts, targets = [], batch.targets
+        for part in batch.parts:
+            name = "waves" if part.waves is not None else "tokens"
+            rows, alpha = getattr(part, name), self.augment.mixup if name == "waves" else self.augment.token_mixup
+            if rows is not None and alpha:
+                share = self.augment.mixup_share if name == "waves" else 1.0
+                generator = torch.Generator().manual_seed(seed)
+                mixed, targets = augment.mixup(rows.flatten(1), batch.targets, generator, alpha=alpha, rows=share)
+                mixed = mixed.view_as(rows)
+                part = replace(part, waves=mixed) if name == "waves" else replace(part, tokens=mixed)
+            parts.append(part)
+        return replace(parts[0], targets=targets, others=tuple(parts[1:]))
 
 
 def _short(probability: float) -> float:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,11 +40,32 @@ def _extra(tokens: Tensor, mask: Tensor | None, front: int) -> Tensor:
     return tokens[:, :front].mean(dim=1)
 
 
+def _max(tokens: Tensor, mask: Tensor | None, front: int) -> Tensor:
+    if mask is not None:
+        tokens = tokens.masked_fill(~mask[..., None], -torch.inf)
+    return tokens.amax(dim=1)
+
+
 POOLS: dict[str, Callable[[Tensor, Tensor | None, int], Tensor]] = {
     "mean": _mean,
+    "max": _max,
     "cls": _first,
     "extra": _extra,
 }
+OF_CLASS_TOKENS = ("cls", "extra")
+
+
+def pools_of(kind: str) -> list[str]:
+    """The names joined by `+` in a pooling such as "mean+max".
+
+    Raises:
+        UnknownNameError: for a name that is none.
+    """
+    names = kind.split("+")
+    for name in names:
+        if name not in POOLS:
+            raise UnknownNameError("pooling", name, POOLS)
+    return names
 
 
 def pool(encoded: Encoded, layers: Sequence[int], kind: str) -> Tensor:
@@ -53,22 +74,22 @@ def pool(encoded: Encoded, layers: Sequence[int], kind: str) -> Tensor:
     Args:
         encoded: with `hidden` for each of the layers.
         layers: whose outputs are joined, in order.
-        kind: "mean" of all real tokens (prompts included, as in PETL of AST), "cls" (the first) or "extra" (mean of
-            class and distillation tokens).
+        kind: "mean" or "max" of all real tokens (prompts included, as in PETL of AST), "cls" (the first) or "extra"
+            (mean of class and distillation tokens); `+` joins several, as in "mean+max".
 
     Returns:
-        (batch, len(layers) * dim) float32.
+        (batch, poolings * len(layers) * dim) float32.
 
     Raises:
         UnknownNameError: for another kind.
         UsageError: if it wants class tokens and the backbone has none.
     """
-    if kind not in POOLS:
-        raise UnknownNameError("pooling", kind, POOLS)
-    if kind != "mean" and not encoded.front:
+    names = pools_of(kind)
+    if not encoded.front and any(name in OF_CLASS_TOKENS for name in names):
         raise UsageError(f"pooling={kind} wants a class token, but this backbone has none; use mean")
     masks = {n: encoded.masks.get(n, encoded.mask) for n in layers}
-    return torch.cat([POOLS[kind](encoded.hidden[n].float(), masks[n], encoded.front) for n in layers], dim=1)
+    found = [POOLS[name](encoded.hidden[n].float(), masks[n], encoded.front) for name in names for n in layers]
+    return torch.cat(found, dim=1)
 
 
 def sequence(encoded: Encoded, layers: Sequence[int], squeeze: int = 1) -> tuple[Tensor, Tensor | None]:
@@ -156,6 +177,16 @@ def _adapter_digest(encoder: Encoder) -> list[str]:
     for key, value in sorted(own.items()):
         digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return [digest.hexdigest()] if own else []
+
+
+@contextlib.contextmanager
+def without_adapter(encoder: Encoder) -> Iterator[None]:
+    """The encoder as it was published, for a while; caches made meanwhile are the frozen one's."""
+    active, encoder.active = encoder.active, None
+    try:
+        yield
+    finally:
+        encoder.active = active
 
 
 def _save(part: Path, value: Tensor) -> None:

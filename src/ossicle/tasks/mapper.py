@@ -1,6 +1,6 @@
 """From an encoder's tokens to what a language model reads as its own: two linear maps and a pooling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ossicle.backbones.layers import Standardize
 from ossicle.errors import UnknownNameError, UsageError
+from ossicle.tasks.listen import Heard
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "none": lambda x: x}
 
@@ -92,6 +93,7 @@ class Mapper(nn.Module):
         norm: of the encoder's tokens before the maps: none, layer (without parameters) or standard (mean and spread of
             the training clips, see `layers.Standardize`).
         dropout: between the two maps, in training.
+        others: widths of the tokens of further encoders, each of which has a norm and a first map of its own.
     """
 
     centre: Tensor
@@ -108,6 +110,7 @@ class Mapper(nn.Module):
         tokens: int = 1,
         norm: str = "none",
         dropout: float = 0.0,
+        others: Sequence[int] = (),
     ) -> None:
         super().__init__()
         chosen = (("activation", activation, ACTIVATIONS), ("pooling", pooling, POOLINGS), ("mapper norm", norm, NORMS))
@@ -117,6 +120,7 @@ class Mapper(nn.Module):
         self.norm = NORMS[norm](inputs)
         self.dropout = nn.Dropout(dropout)
         self.first = nn.Linear(inputs, hidden or width)
+        self.others = nn.ModuleList(nn.Sequential(NORMS[norm](n), nn.Linear(n, hidden or width)) for n in others)
         self.second = nn.Linear(hidden or width, width)
         self.pool = POOLINGS[pooling](width, tokens)
         self.activation = activation
@@ -132,12 +136,24 @@ class Mapper(nn.Module):
         self.centre.copy_(mean)
         self.length.copy_((embeddings.float() - mean).square().mean().sqrt())
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(batch, n, inputs) and where they are real to (batch, soft tokens, width)."""
-        mapped = self.second(self.dropout(ACTIVATIONS[self.activation](self.first(self.norm(x)))))
-        real = torch.ones(x.shape[:2], device=x.device) if mask is None else mask
+    @property
+    def norms(self) -> list[nn.Module]:
+        """The norm of each encoder's tokens."""
+        return [self.norm, *(other[0] for other in self.others)]  # type: ignore[index]
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, others: Sequence[Heard] = ()) -> Tensor:
+        """Tokens to (batch, soft tokens, width).
+
+        Args:
+            x: (batch, n, inputs).
+            mask: (batch, n) where they are real; None if all are.
+            others: the same of each further encoder; their tokens come after these.
+        """
+        firsts = [self.first(self.norm(x)), *(m(y) for m, (y, _) in zip(self.others, others, strict=True))]
+        reals = [torch.ones(t.shape[:2], device=t.device) if m is None else m for t, m in [(x, mask), *others]]
+        mapped = self.second(self.dropout(ACTIVATIONS[self.activation](torch.cat(firsts, dim=1))))
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 cannot count beyond 256
-            pooled: Tensor = self.pool(mapped.float(), real.float())
+            pooled: Tensor = self.pool(mapped.float(), torch.cat([real.float() for real in reals], dim=1))
         if not self.length:
             return pooled
         return self.centre + pooled * (self.length / pooled.square().mean(dim=-1, keepdim=True).sqrt().clamp(min=1e-6))

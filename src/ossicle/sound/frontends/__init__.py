@@ -8,18 +8,24 @@ Constants are kept out of the state dict and in float32, whatever dtype the mode
 from collections.abc import Callable
 from functools import partial
 
+from ossicle.sound.frontends.efficientat import EfficientAtMel
 from ossicle.sound.frontends.kaldi import BEATS_NORM, NORMS, KaldiFbank
 from ossicle.sound.frontends.magnitude import MagnitudeMel
 from ossicle.sound.frontends.whisper import WhisperLogMel
+from ossicle.sound.frontends.yamnet import YamnetMel
 
-FrontEnd = KaldiFbank | MagnitudeMel | WhisperLogMel
+FrontEnd = EfficientAtMel | KaldiFbank | MagnitudeMel | WhisperLogMel | YamnetMel
 
 FRONTENDS: dict[str, Callable[..., FrontEnd]] = {
     "ast": partial(KaldiFbank, subtract_mean=True),
     "ast_hf": KaldiFbank,
     "beats": partial(KaldiFbank, window="povey", scale=2.0**15, mean=BEATS_NORM[0], std=BEATS_NORM[1]),
+    "efficientat": EfficientAtMel,
     "epic": MagnitudeMel,
     "whisper": WhisperLogMel,
+    "yamnet": YamnetMel,
 }
 
-__all__ = ["FRONTENDS", "NORMS", "FrontEnd", "KaldiFbank", "MagnitudeMel", "WhisperLogMel"]
+__all__ = [
+    "FRONTENDS", "NORMS", "EfficientAtMel", "FrontEnd", "KaldiFbank", "MagnitudeMel", "WhisperLogMel", "YamnetMel",
+]  # fmt: skip

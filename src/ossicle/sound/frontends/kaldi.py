@@ -134,10 +134,12 @@ def kaldi_window(name: str) -> Tensor:
     return hann.pow(0.85) if name == "povey" else hann
 
 
-def kaldi_filters(mels: int) -> Tensor:
-    """Kaldi's triangles, straight in mels, from 20 Hz to 8 kHz: (257, mels) float64 (kaldi `MelBanks`)."""
-    bins = torch.arange(FBANK_FFT // 2 + 1, dtype=torch.float64, device="cpu") * (RATE_HZ / FBANK_FFT)
-    edges_hz = torch.tensor([20.0, RATE_HZ / 2], dtype=torch.float64, device="cpu")
+def kaldi_filters(
+    mels: int, *, fft: int = FBANK_FFT, rate_hz: int = RATE_HZ, low_hz: float = 20.0, high_hz: float = RATE_HZ / 2
+) -> Tensor:
+    """Triangles straight in mels of 1127 ln(1 + Hz / 700): (fft / 2 + 1, mels) float64 (kaldi `MelBanks`)."""
+    bins = torch.arange(fft // 2 + 1, dtype=torch.float64, device="cpu") * (rate_hz / fft)
+    edges_hz = torch.tensor([low_hz, high_hz], dtype=torch.float64, device="cpu")
     low, high = (1127.0 * torch.log1p(edges_hz / 700.0)).tolist()
     edges = torch.linspace(low, high, mels + 2, dtype=torch.float64, device="cpu")
     filters = triangles(1127.0 * torch.log1p(bins / 700.0), edges)
