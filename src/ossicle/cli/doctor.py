@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ossicle import devices
-from ossicle.backbones import weights
+from ossicle.backbones import network, weights
 
 PACKAGES = (
     "torch",
@@ -81,7 +81,7 @@ def _cache() -> dict[str, Any]:
 
 
 def _sources() -> dict[str, Any]:
-    hub = weights.hub_reachable()
+    hub = network.hub_reachable()
     pip = shutil.which("pip") is not None or importlib.util.find_spec("pip") is not None
     return {
         "hugging face hub": "reachable" if hub else "not reachable",
