@@ -182,12 +182,12 @@ def test_hub_then_address_then_wheel_and_every_fault_is_told(tmp_path, monkeypat
 def test_what_one_way_left_half_done_is_not_mixed_with_the_next(tmp_path, monkeypatch, site):  # noqa: F811
     published(monkeypatch, site, checkpoint(tmp_path / "a.pt").read_bytes(), hub="org/made")
 
-    def half(name, part):
+    def half(name, part, downloads):
         (part / "out" / "vocab.txt").write_text("half")
         (part / "raw" / "b.pt").write_text("half")
         raise WeightsError("broke")
 
-    monkeypatch.setattr(origins, "from_hub", half)
+    monkeypatch.setitem(origins.WAYS, "hub", half)
     assert not (weights.fetch("made") / "vocab.txt").exists()
 
 
@@ -304,7 +304,7 @@ def test_mn04_from_its_file(shared, tmp_path, caplog):
     file = shared / "weights" / "mn04_as_mAP_432.pt"
     need(file.is_file(), "mn04_as_mAP_432.pt")
     folder = weights.adopt("mn04", file)
-    assert weights.fetched_files(folder) == {file.name: MN04}
+    assert weights.record(folder)["files"] == {file.name: MN04}
     assert weights.provenance(folder)["verified"] is True and caplog.records == []
     theirs = torch.load(file, weights_only=True)
     ours = weights.read_checkpoint(folder)

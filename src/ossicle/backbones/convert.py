@@ -244,7 +244,12 @@ def _whisper_config(tensors: Mapping[str, Tensor], heads: int) -> dict[str, obje
     }
 
 
-def _read_onnx(path: Path) -> tuple[Any, dict[str, Tensor]]:
+def read_onnx(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """The graph of an ONNX file and its initialisers by name.
+
+    Raises:
+        WeightsError: the package onnx is missing, or the file is damaged.
+    """
     try:
         import onnx
     except ImportError:
@@ -272,7 +277,7 @@ def dinov2_from_onnx(raw: Path, out: Path, head_dim: int = 64) -> None:
         WeightsError: the package onnx is missing, or the graph is damaged or not a DINOv2 encoder.
     """
     path = _only(raw, ".onnx")
-    graph, values = _read_onnx(path)
+    graph, values = read_onnx(path)
     tensors = {k.removeprefix("backbone."): v for k, v in values.items() if k.startswith("backbone.")}
     positions: dict[str, Tensor] = {}
     for node in graph.node:

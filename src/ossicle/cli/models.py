@@ -59,9 +59,10 @@ def _told(name: str, folder: Path) -> list[str]:
     """That a name is in the cache, where it came from, and the digests of what was fetched."""
     came = weights.provenance(folder)
     state = "verified" if came["verified"] else "unverified"
-    files = weights.fetched_files(folder)
+    told = weights.record(folder)
+    files, note = told.get("files", {}), [f"  {told['note']}"] if "note" in told else []
     digests = [f"  {file}  SHA-256 {digest}" for file, digest in files.items()] if len(files) < 4 else []
-    return [f"{name} is in the cache, from {came['source']} {came['origin']}, {state}", *digests]
+    return [f"{name} is in the cache, from {came['source']} {came['origin']}, {state}", *note, *digests]
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
