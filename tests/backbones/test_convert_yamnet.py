@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ossicle.backbones import convert_yamnet, origins, weights
-from ossicle.backbones.convert import read_checkpoint
+from ossicle.backbones.checkpoints import read_checkpoint
 from ossicle.errors import WeightsError
 from tests.backbones.test_convert import folders
 from tests.conftest import need

@@ -124,10 +124,13 @@ def test_the_check_of_a_name_decides_about_another_digest(tmp_path, monkeypatch,
     assert len(seen) == 2  # a known digest needs no check
 
 
-@pytest.mark.parametrize("body", [b"", b"not a checkpoint", b"<html>please sign in</html>"])
-def test_what_is_no_checkpoint_is_thrown_away(tmp_path, monkeypatch, site, body):  # noqa: F811
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [(b"", "cannot be read as a checkpoint"), (b"junk", "cannot be read as"), (b"<html>sign in</html>", "a web page")],
+)
+def test_what_is_no_checkpoint_is_thrown_away(tmp_path, monkeypatch, site, body, told):  # noqa: F811
     published(monkeypatch, site, body)
-    with pytest.raises(WeightsError, match="brought something else: .*cannot be read as a checkpoint"):
+    with pytest.raises(WeightsError, match=f"brought something else: .*{told}"):
         weights.fetch("made")
     assert leftovers(tmp_path) == [] and not (tmp_path / "home" / "weights" / "made").exists()
 

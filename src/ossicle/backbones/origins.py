@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ossicle.backbones import convert, convert_yamnet, network
-from ossicle.backbones.convert import PICKLES, weight_files
+from ossicle.backbones.checkpoints import PICKLES, weight_files
 from ossicle.backbones.sources import SOURCES, Source, Wheel
 from ossicle.errors import WeightsError
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock
 
 from ossicle.backbones import origins
-from ossicle.backbones.convert import read_checkpoint, weight_files
+from ossicle.backbones.checkpoints import read_checkpoint, weight_files
 from ossicle.backbones.sources import SOURCES, Source, Wheel
 from ossicle.errors import UnknownNameError, WeightsError
 
