@@ -19,6 +19,7 @@ class Site(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.mark, self.ranges, self.breaks, self.cut = BODY, '"v1"', True, 0, 300_000
         self.status, self.kind, self.away, self.length = 200, "application/octet-stream", "", True
+        self.patience = ""
         self.asked: list[tuple[str, str | None]] = []
 
     @property
@@ -48,7 +49,10 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             return
         if site.status != 200:
-            self.send_error(site.status)
+            self.send_response(site.status)
+            if site.patience:
+                self.send_header("Retry-After", site.patience)
+            self.end_headers()
             return
         begin = self._begin()
         if begin and begin >= len(site.body):
@@ -198,6 +202,19 @@ def test_refusals(site, tmp_path, status, tries):
     with pytest.raises(WeightsError, match=f"the server answers {status}"):
         network.download(site.address, tmp_path / "a.pt")
     assert len(site.asked) == tries
+
+
+def test_a_server_that_asks_for_patience_gets_it(site, tmp_path, monkeypatch):
+    slept = []
+    monkeypatch.setattr(network.time, "sleep", slept.append)
+    site.status, site.patience = 429, "7"
+    with pytest.raises(WeightsError, match="answers 429"):
+        network.download(site.address, tmp_path / "a.pt")
+    assert slept == [7.0] * 4
+    site.patience = "9999"
+    with pytest.raises(WeightsError):
+        network.download(site.address, tmp_path / "a.pt")
+    assert slept[4:] == [30.0] * 4
 
 
 @pytest.mark.parametrize("address", ["http://example.org/a.pt", "ftp://127.0.0.1/a", "file:///etc/passwd", "a.pt", ""])

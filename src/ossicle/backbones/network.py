@@ -88,7 +88,7 @@ def download(address: str, target: Path) -> None:
     for number in range(TRIES):
         if fault:
             log.info("%s: %s; trying again", address, fault)
-            time.sleep(min(0.3 * 2**number, 5.0))
+            time.sleep(max(min(0.3 * 2**number, 5.0), fetch.wait))
         fault = fetch.once()
         if not fault:
             fetch.finish()
@@ -134,6 +134,7 @@ class _Fetch:
         self.target = target
         self.part = target.with_name(f"{target.name}.part")
         self.notes = target.with_name(f"{target.name}.part.json")
+        self.wait = 0.0  # seconds the server asks for
         self.opener = urllib.request.build_opener(_Redirects)
 
     def once(self) -> str:
@@ -174,6 +175,8 @@ class _Fetch:
             self.notes.unlink(missing_ok=True)
             return "it has changed since the last try"
         if error.code in LATER:
+            asked = error.headers.get("Retry-After", "")
+            self.wait = min(float(asked), STALL_SECONDS) if asked.isdigit() else 0.0
             return f"the server answers {error.code} {error.reason}"
         raise WeightsError(f"{self.address}: the server answers {error.code} {error.reason}; fetch the file by hand")
 
