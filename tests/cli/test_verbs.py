@@ -1,5 +1,6 @@
 """The command line under abuse: one line of ours on stderr, the right exit code, never a traceback."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from tests import tiny
 from tests.cli.conftest import Run, call
 
-from ossicle.backbones import weights
+from ossicle.backbones import network, weights
 from ossicle.pictures import figures
 
 TONES = {"low": 300.0, "high": 3000.0}
@@ -64,6 +66,9 @@ def rows(out: Path) -> list[dict]:
         (("--bogus",), "--bogus"),
         (("models", "pul", "x"), "Did you mean 'pull'?"),
         (("models", "pull", "whisper-tny.en"), "unknown model 'whisper-tny.en'; did you mean 'whisper-tiny.en'?"),
+        (("models", "pull", "mn04", "mn10", "--file", "x.pt"), "--file is the file of one NAME"),
+        (("models", "pull", "mn04", "--from", "url", "--file", "x.pt"), "--file is the file of one NAME"),
+        (("models", "pull", "mn04", "--file", "absent.pt"), "no file at absent.pt"),
         (("models", "pull", "whisper-tiny.en", "--from", "wheal"), "unknown source 'wheal'; did you mean 'wheel'?"),
         (("adapters", "--backbone", "ast-bse"), "unknown backbone 'ast-bse'; did you mean 'ast-base'?"),
         (("adapters", "--adapter", "lorra(rank=2)"), "unknown adapter 'lorra'; did you mean 'lora'?"),
@@ -84,9 +89,22 @@ def test_help_and_version(ossicle):
 def test_an_unreachable_hub(ossicle, tmp_path, monkeypatch):
     monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(weights, "hub_reachable", lambda: False)
+    monkeypatch.setattr(network, "hub_reachable", lambda: False)
     run = ossicle("models", "pull", "whisper-base", "--from", "hub")
     assert run.code == 2 and "could not be reached" in run.said and "local folder" in run.said
+
+
+def test_a_file_by_hand_is_shown_with_its_digest_and_as_unverified(ossicle, tmp_path, monkeypatch):
+    monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(weights.SOURCES, "made", weights.Source("made", "audio", "MIT", 1))
+    file = tmp_path / "mine.pt"
+    torch.save({"a": torch.ones(2)}, file)
+    run = ossicle("models", "pull", "made", "--file", str(file))
+    assert run.code == 0 and "made is in the cache, from file mine.pt, unverified" in run.err
+    assert f"mine.pt  SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}" in run.err
+    row = next(row for row in json.loads(ossicle("models", "--json").out) if row["name"] == "made")
+    assert row["cached"] is True and row["verified"] is False
+    assert any("made" in line and "unverified" in line for line in ossicle("models").out.splitlines())
 
 
 # --- train -----------------------------------------------------------------------------------------------------------

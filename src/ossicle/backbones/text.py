@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ossicle.backbones import weights
+from ossicle.backbones import network, weights
 from ossicle.devices import Precision, resolve
 from ossicle.errors import AdapterError, CheckpointError, UsageError, WeightsError
 from ossicle.files import write_atomic
@@ -279,7 +279,7 @@ def _folder(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        local = not weights.hub_reachable()
+        local = not network.hub_reachable()
         told: dict[str, Any] = {"ignore_patterns": ["consolidated*"], "local_files_only": local}
         folder = Path(snapshot_download(name, allow_patterns=HUB_FILES, **told))
         if not any(folder.glob("*.safetensors")):

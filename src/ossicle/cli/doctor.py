@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ossicle import devices
-from ossicle.backbones import weights
+from ossicle.backbones import network, weights
 
 PACKAGES = (
     "torch",
@@ -27,7 +27,7 @@ PACKAGES = (
     "huggingface_hub",
     "numpy",
 )
-EXTRAS = {"av": "containers", "gguf": "convert", "onnx": "convert"}
+EXTRAS = {"av": "containers", "gguf": "convert", "h5py": "convert", "onnx": "convert"}
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
@@ -81,7 +81,7 @@ def _cache() -> dict[str, Any]:
 
 
 def _sources() -> dict[str, Any]:
-    hub = weights.hub_reachable()
+    hub = network.hub_reachable()
     pip = shutil.which("pip") is not None or importlib.util.find_spec("pip") is not None
     return {
         "hugging face hub": "reachable" if hub else "not reachable",

