@@ -222,5 +222,5 @@ class Task(Learner, Protocol):
         ...
 
     def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
-        """Metrics by name; `best_by` names the one that chooses the best checkpoint (higher is better)."""
+        """Metrics by name; `best_by` names the one that chooses the best epoch (more is better, but of log_loss)."""
         ...

@@ -12,7 +12,7 @@ from ossicle.adapters import store
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
 from ossicle.errors import AdapterError, CheckpointError, DataError, RecipeError, UsageError
-from ossicle.recipe import backbone, build, config
+from ossicle.recipe import backbone, build, config, iterate
 from ossicle.recipe.classify import ClassifyPlan
 from ossicle.tasks.features import FeatureStore, TokenStore
 from ossicle.tasks.listen import Ear
@@ -134,14 +134,14 @@ def test_resume_needs_a_run_and_its_classes(tmp_path, clips):
         trained(tmp_path / "out", clips, resume=True)
     assert not (tmp_path / "out").exists()
     trained(tmp_path / "out", clips)
-    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
     others = [Clip(clip.path, labels=(f"{clip.labels[0]}er",)) for clip in clips]
     with pytest.raises(UsageError, match="begun with other labels"):
         trained(tmp_path / "out", others, resume=True)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()} == before
     with pytest.raises(UsageError, match=r"begun with train\.lr .* \(now 0\.5\); resume with those"):
         trained(tmp_path / "out", clips, "train.lr=0.5", resume=True)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()} == before
     assert trained(tmp_path / "out", clips, "train.epochs=2", resume=True)["epochs"] == 2
     (tmp_path / "out" / checkpoint.LAST).unlink()
     with pytest.raises(CheckpointError, match="nothing to resume"):
@@ -252,13 +252,13 @@ def test_the_head_is_standardised_on_what_the_encoder_gives_at_first(tmp_path, c
     expected = torch.stack(ear.feature_store(root=tmp_path / "own").get(clips)).mean(0)
     usual = torch.stack(FeatureStore(tiny.encoder("whisper"), ear.layers, ear.kind).get(clips)).mean(0)
     assert torch.allclose(expected, usual, atol=1e-3) != loud
-    made, fit = [], build.fit
+    made, fit = [], iterate.fit
 
     def watched(task, *given, **options):
         made.append(task.head.norm.mean.clone())
         return fit(task, *given, **options)
 
-    monkeypatch.setattr(build, "fit", watched)
+    monkeypatch.setattr(iterate, "fit", watched)
     trained(tmp_path / "out", clips, f"adapter.spec={spec}", "task.head_norm=standard", "data.hold_out=0")
     assert torch.allclose(made[-1], expected, atol=1e-4)
 

@@ -21,7 +21,7 @@ from ossicle.data import Dataset
 from ossicle.errors import CheckpointError, UsageError
 from ossicle.files import write_atomic
 from ossicle.pictures import plots
-from ossicle.recipe import config
+from ossicle.recipe import config, iterate
 from ossicle.recipe.backbone import check_same, settled, signature
 from ossicle.recipe.caption_llm import RECIPE, CaptionPlan
 from ossicle.recipe.classify import LABELS, ClassifyPlan
@@ -29,10 +29,9 @@ from ossicle.recipe.config import Recipe
 from ossicle.recipe.partition import Split, split
 from ossicle.recipe.plan import Plan
 from ossicle.share import zoo
-from ossicle.training import checkpoint
 from ossicle.training.checkpoint import LAST
-from ossicle.training.evaluate import bound, cut, evaluate
-from ossicle.training.loop import METRICS, fit
+from ossicle.training.evaluate import evaluate
+from ossicle.training.loop import METRICS
 
 __all__ = ["JUDGED", "LABELS", "RECIPE", "Loaded", "load", "train"]
 
@@ -94,27 +93,33 @@ def train(
     go_on = resume and _begun(out, plan)
     task = plan.task(for_training=True)
     manifest = _manifest(plan, task, parts)
-    manifest |= _begin(plan, task, out, init, resume)
-    caches = plan.caches(task)
+    manifest |= _begun_with(out, init, resume)
+    iterate.begin(plan, task, out, init, resume=go_on)
     _save_texts(out, plan, manifest)
-    if not go_on and init is None:
-        with _telling(f"listening to {len(parts.train):,} clips", quiet):
-            plan.start(task, parts.train, out)
-    if plan.trains(task):
-        manifest["epochs"] = _iterate(task, parts, recipe, out, caches=caches, resume=go_on, quiet=quiet)
-    else:
-        store.save_weights(out, task.parts())
-    manifest |= plan.kept()
+    if not go_on:
+        iterate.foretell(plan, task, parts, quiet=quiet)
+    parts, found = _learn(plan, task, parts, out, init, resume=resume, go_on=go_on, quiet=quiet)
     with _telling(f"scoring {len(parts.val) + len(parts.test):,} clips", quiet):
-        return _finish(plan, task, parts, manifest, out)
+        return _finish(plan, task, parts, manifest | found, out)
 
 
-def _iterate(task: Any, parts: Split, recipe: Recipe, out: Path, *, caches: bool, resume: bool, quiet: bool) -> int:
-    """Train in epochs; how many there were."""
-    window_s, clips = recipe.task.window_s, parts.train
-    if caches:  # what is cached is whole windows, not random crops
-        clips = [w for c in bound(clips, window_s) for w in cut(c, window_s)]
-    return len(fit(task, clips, parts.val, recipe.train, out, window_s=window_s, resume=resume, quiet=quiet))
+def _learn(
+    plan: Plan, task: Any, parts: Split, out: Path, init: Path | None, *, resume: bool, go_on: bool, quiet: bool
+) -> tuple[Split, dict[str, Any]]:
+    """Fit the head and train in epochs, as the plan says; what was learnt from, and what the manifest says of it."""
+    recipe, first = plan.recipe, {}
+    if plan.validates(recipe) and iterate.twice(recipe, parts):
+        first = iterate.validated(plan, parts, out, init, resume=resume, quiet=quiet)
+        parts = iterate.all_clips(parts)
+    with _telling(f"listening to {len(parts.train):,} clips", quiet):
+        caches = iterate.prepare(plan, task, parts.train, out, starts=not go_on and init is None)
+    found = plan.kept() | ({"scores": {"val": first["scores"]}} if first else {})
+    if not plan.trains(task):
+        store.save_weights(out, task.parts())
+        return parts, found
+    last = int(first.get("epochs", 0))
+    history = iterate.epochs(task, parts, recipe, out, caches=caches, last=last, resume=go_on, quiet=quiet)
+    return parts, found | {"epochs": len(history), "kept": iterate.why_kept(task, recipe, parts, history, first)}
 
 
 def _settled(recipe: Recipe, begun: Path | None) -> Recipe:
@@ -184,7 +189,8 @@ def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) ->
     store.restore(task.parts(), tensors)
     for module in task.parts().values():
         module.eval().requires_grad_(False)
-    _to_device(task)
+    for module in task.parts().values():
+        module.to(devices.device())
     return Loaded(task, recipe, manifest, folder.name)
 
 
@@ -250,30 +256,21 @@ def _flat(tables: dict[str, Any], front: str = "") -> dict[str, Any]:
     return found
 
 
-def _to_device(task: Any) -> None:
-    for module in task.parts().values():
-        module.to(devices.device())
-
-
-def _begin(plan: Plan, task: Any, out: Path, init: Path | None, resume: bool) -> dict[str, Any]:
-    """Put the weights a training begins or goes on with on the device; what the manifest says of where they are from.
+def _begun_with(out: Path, init: Path | None, resume: bool) -> dict[str, Any]:
+    """What the manifest says of the weights a training began with.
 
     Raises:
         UsageError: if a run that is to go on began with a folder that is not given again.
     """
-    _to_device(task)
     earlier = store.read_manifest(out).get("begun with") if resume else None
     if resume and (out / LAST).is_file():
-        store.restore(task.parts(), checkpoint.load(out)["tensors"])
         return {"begun with": earlier} if earlier else {}
     if init is not None:
-        plan.begin(task, init)
         file = init / store.WEIGHTS
         digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
         return {"begun with": {"name": init.resolve().name, "digest": digest}}
     if earlier:
         raise UsageError(f"{out} was begun with the weights of {earlier['name']}; give it by --init-from again")
-    plan.begin(task, None)
     return {}
 
 

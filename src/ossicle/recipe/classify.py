@@ -91,6 +91,7 @@ class ClassifyPlan:
             multi_label=task.multi_label, binary=task.loss == "binary", layers=task.layers, pooling=task.pooling,
             head_norm=task.head_norm,
             dropout=task.dropout, class_weights=self.weights, label_smoothing=task.label_smoothing,
+            best_by=task.best_by,
             augment=task.augment, window_s=task.window_s, shortest_s=task.shortest_s,
             cache_bytes=WAVE_CACHE if for_training else 0,
         )  # fmt: skip
@@ -162,8 +163,17 @@ class ClassifyPlan:
 
     def kept(self) -> dict[str, Any]:
         """How the head was fitted, and what cross-validation said of it."""
-        crossed = {"scores": {"cross-validated": self.crossed}} if self.crossed else {}
-        return ({"head": self.head} if self.head else {}) | crossed
+        if not self.head:
+            return {}
+        shares = ", ".join(f"{name} {share:g}" for name, share in self.head["shares"].items())
+        how = f"of {self.head['clips']:,} clips" if self.head["folds"] else "; too few clips to cross-validate"
+        told = f"fitted with strength {self.head['strength']:g}" + (
+            f", {shares}" if len(self.head["shares"]) > 1 else ""
+        )
+        told += f"; chosen by {self.head['folds']}-fold cross-validation {how}" if self.head["folds"] else how
+        return {"head": self.head | {"told": told}} | (
+            {"scores": {"cross-validated": self.crossed}} if self.crossed else {}
+        )
 
     def facts(self, task: Classifier) -> dict[str, Any]:
         """Nothing more."""
