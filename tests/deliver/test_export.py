@@ -20,8 +20,8 @@ from ossicle.tasks.classify import Classifier
 
 # One per way of wrapping; on a grid and in time only.
 KINDS = [
-    ("whisper", "lora(rank=2)+norm()"),
-    ("ast", "bottleneck(sites=both,place=after,rank=2)"),
+    pytest.param("whisper", "lora(rank=2)+norm()", marks=pytest.mark.numerics),
+    pytest.param("ast", "bottleneck(sites=both,place=after,rank=2)", marks=pytest.mark.numerics),
     ("dinov2", "lookaside(rank=2)"),
     ("ast", "convpass(rank=2)+prompts(tokens=2,deep=true)"),
     ("whisper", "prefix(tokens=4)+hydra(rank=2)"),
@@ -41,6 +41,7 @@ def loaded(kind: str, text: str, **options: object) -> build.Loaded:
     return build.Loaded(task, Recipe(), {}, "birds")
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", FRONTENDS)
 def test_the_convolution_front_end_equals_the_real_one(name: str) -> None:
     front = FRONTENDS[name]()
@@ -50,6 +51,7 @@ def test_the_convolution_front_end_equals_the_real_one(name: str) -> None:
         assert exact.of(front, wave).share(real) < 1
 
 
+@pytest.mark.numerics
 def test_the_convolution_front_end_pads_and_cuts_to_a_target() -> None:
     (wave,) = tiny.waves(1, seconds=0.9)
     for frames in (40, 200):
