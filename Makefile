@@ -31,7 +31,7 @@ test: install
 	$(BIN)/python -m pytest
 
 numerics: install
-	$(BIN)/ossicle models pull $(TEST_MODELS)
+	$(BIN)/ossicle models pull $(firstword $(MODELS))
 	$(PLAIN) $(BIN)/python -m tests.instructions
 	$(PLAIN) $(BIN)/python -m pytest -m 'numerics and not slow and not gpu'
 

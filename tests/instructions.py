@@ -48,23 +48,18 @@ def libraries() -> dict[str, str]:
         used = re.search(r"exec,cpu,convolution,([^,]*),", told)
         found["oneDNN"] = f"{isa[1] if isa else SILENT}, convolution by {used[1] if used else 'another library'}"
     if torch.backends.mkl.is_available():
-        isa = re.search(r"^MKL_VERBOSE .*MKL .* for Intel\(R\) 64 architecture (.*), \w+ [\d.]+GHz", told, re.M)
+        isa = re.search(r"^MKL_VERBOSE .*MKL .* architecture (.*?)(?:, \w+ [\d.]+[GM]Hz.*)?$", told, re.M)
         mode = re.search(r"^MKL_VERBOSE SGEMM.*CNR:(\w+)", told, re.M)
         found["MKL"] = f"{isa[1] if isa else SILENT}, reproducibility {mode[1] if mode else SILENT}"
     return found
 
 
-def report() -> str:
-    """One line each: the processor, the libraries, threads, and what was asked for."""
+def report(told: dict[str, str]) -> str:
+    """One line each: the processor, what the libraries told, threads, and what was asked for."""
     asked = " ".join(f"{name}={os.environ[name]}" for name in CHOICES if name in os.environ)
-    lines = {
-        "processor": processor(),
-        **libraries(),
-        "threads": str(torch.get_num_threads()),
-        "asked": asked or "nothing",
-    }
+    lines = {"processor": processor(), **told, "threads": str(torch.get_num_threads()), "asked": asked or "nothing"}
     return "\n".join(f"{name:>9}: {value}" for name, value in lines.items())
 
 
 if __name__ == "__main__":
-    print(report())
+    print(report(libraries()))

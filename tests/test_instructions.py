@@ -46,6 +46,6 @@ def test_mkl_does_as_it_is_told(told: dict[str, str]) -> None:
 
 
 def test_a_report_has_the_processor_and_every_library(told: dict[str, str]) -> None:
-    lines = instructions.report().splitlines()
+    lines = instructions.report(told).splitlines()
     assert [line.split(":")[0].strip() for line in lines] == ["processor", *told, "threads", "asked"]
     assert all(line.split(":", 1)[1].strip() for line in lines)
