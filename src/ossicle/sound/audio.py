@@ -17,13 +17,14 @@ import torch
 
 from ossicle.errors import AudioError, DataError, UsageError
 from ossicle.sound import decoding
-from ossicle.sound.decoding import Decoded, Samples
-from ossicle.sound.decoding import Info as Info
+from ossicle.sound.decoded import Decoded, Samples
+from ossicle.sound.decoded import Info as Info
 
-DECODE_VERSION = "2"
+DECODE_VERSION = "3"
 
 SUFFIXES = (
-    *(".wav", ".wave", ".w64", ".aif", ".aiff", ".caf", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
+    *(".wav", ".wave", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".voc", ".sph", ".gsm"),
+    *(".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".wv", ".tta", ".ac3"),
     *(".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".wma", ".amr", ".3gp"),
 )
 

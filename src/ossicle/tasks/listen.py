@@ -104,7 +104,9 @@ class Listener:
             DataError: if there is none.
         """
         chosen = clips if generator is None else [self._crop(c, generator) for c in clips]
-        loaded = load_waves(chosen, self.encoder.rate_hz, cache=self._cache, shortest_s=self.shortest_s)
+        loaded = load_waves(
+            chosen, self.encoder.rate_hz, cache=self._cache, shortest_s=self.shortest_s, fewest=self.encoder.fewest
+        )
         return self.readable(chosen, [self._heard(c, w) for c, w in zip(chosen, loaded, strict=True)])
 
     def readable(self, clips: Sequence[Clip], loaded: Sequence[Tensor | AudioError]) -> tuple[list[Clip], list[Tensor]]:
