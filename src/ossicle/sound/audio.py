@@ -193,6 +193,10 @@ def _resample(path: Path, decoded: Decoded, rate_hz: int, start: float, end: flo
         mono = soxr.resample(mono, rate, rate_hz, quality="HQ")
     low = round(start * rate_hz) - offset
     mono = mono[low : None if end is None else round(end * rate_hz) - offset]
+    if len(mono) == 0 and start == 0 and end is None:
+        raise AudioError(
+            f"{path}: {len(decoded.mono)} sample(s) at {rate} Hz are too short to be one at {rate_hz} Hz; leave it out"
+        )
     if len(mono) == 0:
         raise AudioError(f"{path}: seconds {start} to {end} hold no sample at {rate_hz} Hz; ask for a longer stretch")
     clipped: Samples = np.clip(mono, -1.0, 1.0, dtype=np.float32)
