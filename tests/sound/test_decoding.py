@@ -141,6 +141,14 @@ def test_tags_in_front_of_any_kind_change_nothing(kind, tags, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("behind", [bytes(777), b"\x11\xff\xfb\x90\x44" * 2000], ids=["zeros", "a picture"])
+def test_a_flac_behind_a_tag_that_ends_later_than_it_says(behind, tmp_path):
+    plain, path = tmp_path / "plain.flac", tmp_path / "tagged.flac"
+    soundfile.write(plain, tone(44_100), 44_100)
+    path.write_bytes(tag(300) + behind + plain.read_bytes() + b"TAG" + b"a" * 125)
+    assert probe(path) == probe(plain) and torch.equal(load(path, TARGET), load(plain, TARGET))
+
+
 def test_raw_samples_are_told_and_a_wav_of_that_name_is_read(tmp_path):
     path = tmp_path / "made.raw"
     path.write_bytes((tone(16_000) * 32_767).astype("<i2").tobytes())

@@ -3,10 +3,14 @@
 import logging
 import struct
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.conftest import tries
 
 from ossicle.errors import AudioError
 from ossicle.sound import headers
@@ -190,6 +194,21 @@ def test_a_wav_of_more_than_four_gigabytes_is_as_long_as_it_is(tmp_path, caplog)
     assert np.abs(part.numpy() - tone()[RATE:]).max() < 1e-4
 
 
+@pytest.mark.parametrize("said", [ONES, ONES - 36])
+def test_a_wav_that_stopped_counting_at_four_gigabytes_is_as_long_as_it_is(said, tmp_path):
+    """As ffmpeg leaves one of five gigabytes. The file is sparse."""
+    path = whole(tmp_path, "WAV", "PCM_16")
+    data = path.read_bytes()
+    size = 5_088_049_178
+    with path.open("r+b") as file:
+        file.write(wav(data, said)[:44])
+        file.seek(44 + size - len(data[44:]))
+        file.write(data[44:])
+    assert probe(path).frames == size // 2
+    part = load(path, RATE, start=size / 2 / RATE - 1.0)
+    assert np.abs(part.numpy() - tone()[RATE:]).max() < 1e-4
+
+
 @pytest.mark.parametrize("size, meant", [(0, True), (44, True), (2**31 - 2**17, True), (2**31 - 1, False), (-1, False)])
 def test_sizes_that_stand_for_none(size, meant):
     assert headers.unknown(size) is not meant
@@ -203,3 +222,24 @@ def test_half_a_header_is_told_in_one_line(kind, cut, tmp_path):
     with pytest.raises(AudioError) as error:
         load(path, RATE)
     assert "\n" not in str(error.value)
+
+
+@tries(60)
+@given(kind=st.sampled_from(["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF"]), seed=st.integers(0, 2**32))
+def test_a_damaged_header_is_sound_or_an_audio_error(kind, seed, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / f"damaged.{kind.lower()}"
+    data = bytearray(whole(tmp_path_factory.getbasetemp(), kind, "PCM_16").read_bytes())
+    random = Random(seed)
+    for _ in range(random.choice([1, 2, 5])):
+        at, some = (
+            random.randrange(100),
+            random.choice([bytes(4), b"\xff" * 4, b"\x7f\xff\xff\xff", random.randbytes(4)]),
+        )
+        data[at : at + random.choice([0, 4])] = some
+    path.write_bytes(data)
+    try:
+        probe(path)
+        wave = load(path, RATE)
+        assert len(wave) and wave.isfinite().all() and wave.abs().max() <= 1
+    except AudioError as error:
+        assert "\n" not in str(error)

@@ -25,8 +25,6 @@ MAX_FRAMES_PER_BYTE = 8192
 # libsndfile's codes for: unrecognised, unsupported encoding, unimplemented.
 OTHER_KIND_CODES = (1, 4, 18)
 OGG_PAGE, OGG_PAGE_BYTES, VORBIS_BLOCK = re.compile(rb"OggS\0"), 65_307, 8192
-# What libsndfile reads behind an ID3 tag once that is out of its way; what is no mp3 either is for PyAV.
-BEHIND_TAGS = (b"fLaC", b"OggS", b"RIFF", b"RF64", b"FORM")
 OGG_OWN = (b"\x01vorbis", b"OpusHead")
 # soundfile seeks after every read, and in this coding of AIFF libsndfile cannot.
 UNREAD = "DWVW"
@@ -120,11 +118,11 @@ def _sound_file(path: Path, head: bytes, size: int, mtime_ns: int) -> Iterator[A
 def _seen(path: Path, head: bytes, size: int, mtime_ns: int) -> tuple[Front | None, float]:
     """What to put in front of a file, and how many times as much sound its header promises as is there."""
     with open(path, "rb") as file:
-        begin = headers.after_tags(file) if head.startswith(b"ID3") else 0
-        if begin or (head[0] == 0xFF and mpeg.frame_bytes(head, 0)):
-            file.seek(begin)
-            known = begin and file.read(4) in BEHIND_TAGS
-            return Front(b"", begin) if known else mpeg.front(file, size, begin), 1.0
+        begin, plain = headers.after_tags(file)
+        if begin and not plain:
+            return Front(b"", begin), 1.0
+        if begin or mpeg.frame_bytes(head, 0):
+            return mpeg.front(file, size, begin), 1.0
         header = headers.read(file, size)
         return (None, 1.0) if header is None else (headers.front(file, header), headers.promised(header))
 

@@ -20,6 +20,10 @@ ABSURD = 1 << 40
 AIFC_BYTES = {b"ima4": 34} | dict.fromkeys((b"ulaw", b"ULAW", b"alaw", b"ALAW"), 1)
 AIFC_WHOLE = (b"NONE", b"twos", b"sowt", b"raw ", b"in24", b"in32", b"42ni", b"fl32", b"FL32", b"fl64", b"FL64")
 CAF_SIMPLE = (b"lpcm", b"ulaw", b"alaw")
+# What libsndfile reads behind an ID3 tag once that is out of its way; what is no mp3 either is for PyAV.
+OWN = (b"fLaC", b"OggS", b"RIFF", b"RF64", b"FORM")
+# How every flac begins, with the head of its first block.
+FLAC = b'fLaC\0\0\0"'
 # Tags that some programs put behind everything else.
 TAGS = (b"TAG", b"ID3", b"APETAGEX")
 
@@ -87,14 +91,21 @@ def read(file: BinaryIO, size: int) -> Header | None:
     return header if header is not None and header.present > 0 and header.unit > 0 else None
 
 
-def after_tags(file: BinaryIO) -> int:
-    """The first byte behind the ID3v2 tags in front of a file, 0 where there is none."""
+def after_tags(file: BinaryIO) -> tuple[int, bool]:
+    """The first byte behind the ID3v2 tags in front of a file, 0 where there is none, and whether mp3 may follow.
+
+    Tags do not always say rightly where they end; the beginning of a flac cannot be mistaken.
+    """
     at = 0
     while True:
         file.seek(at)
         tag = file.read(10)
         if len(tag) < 10 or not tag.startswith(b"ID3"):
-            return at
+            if at == 0 or tag.startswith(OWN):
+                return at, at == 0
+            file.seek(0)
+            found = -1 if tag[:1] == b"\xff" else file.read(MAX_HEADER).find(FLAC)
+            return (at, True) if found < 0 else (found, False)
         footer = 10 if tag[5] & 0x10 else 0
         at += 10 + footer + sum((byte & 0x7F) << 7 * (3 - k) for k, byte in enumerate(tag[6:10]))
 
@@ -139,12 +150,14 @@ def _true_length(file: BinaryIO, header: Header) -> int | None:
         return present
     if declared >= present:
         return None
-    if header.wraps and present - declared >= WRAP:
+    if header.wraps and not unknown(declared) and present - declared >= WRAP:
         return declared + (present - declared) // WRAP * WRAP
-    # A header that was written now and then says some of it; a little more behind the sound may be anything.
+    # A header that was written now and then says some of it; a little more behind the sound may be anything, unless
+    # the header says as much as it can.
     rest = header.at + declared + (declared % 2 if header.layout in (RIFF, AIFF) else 0)
     size = header.at + present
-    more = size - rest > declared and not _follows(file, header.layout, rest, size) and _sounds(file, rest)
+    most = 0 if header.wraps and unknown(declared) else declared
+    more = size - rest > most and not _follows(file, header.layout, rest, size) and _sounds(file, rest)
     return present if more else None
 
 
