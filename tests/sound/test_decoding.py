@@ -149,11 +149,27 @@ def test_a_flac_behind_a_tag_that_ends_later_than_it_says(behind, tmp_path):
     assert probe(path) == probe(plain) and torch.equal(load(path, TARGET), load(plain, TARGET))
 
 
+@pytest.mark.parametrize("suffix", ["au", "snd", "gsm", "vox", "ul", "al", "raw", "g722", "aptx", "sw"])
+@pytest.mark.parametrize("kind", ["text", "noise", "zeros"])
+def test_nothing_becomes_sound_by_its_name(kind, suffix, tmp_path):
+    path = tmp_path / f"named.{suffix}"
+    content = {"text": b"these are notes, not sound\n" * 400, "noise": np.random.default_rng(0).bytes(9000)}
+    path.write_bytes(content.get(kind, bytes(9000)))
+    with pytest.raises(AudioError):
+        load(path, TARGET)
+
+
+def test_gsm_needs_no_header(tmp_path):
+    path = tmp_path / "made.gsm"
+    soundfile.write(path, tone(8000), 8000, format="RAW", subtype="GSM610")
+    agrees(path)
+
+
 def test_raw_samples_are_told_and_a_wav_of_that_name_is_read(tmp_path):
     path = tmp_path / "made.raw"
     path.write_bytes((tone(16_000) * 32_767).astype("<i2").tobytes())
     for call in (probe, lambda p: load(p, TARGET)):
-        with pytest.raises(AudioError, match="raw samples without a header"):
+        with pytest.raises(AudioError, match="has no header of any sound"):
             call(path)
     soundfile.write(tmp_path / "made.wav", tone(16_000), 16_000)
     shutil.copy(tmp_path / "made.wav", path)

@@ -1,6 +1,5 @@
 """Files that libsndfile does not read, to samples: m4a, webm and others, through PyAV, which is optional."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -12,6 +11,7 @@ import numpy as np
 
 from ossicle.errors import AudioError
 from ossicle.sound.decoded import MPEG_MARGIN_S, Decoded, Info, Samples, check_rate, line, mono, stretch
+from ossicle.sound.fronts import Front, Fronted
 
 # Containers whose lengths are counted, and in which a seek lands where it says; of the others the index is poor.
 COUNTED = ("mov", "flac")
@@ -87,10 +87,10 @@ def _import_av(path: Path) -> Any:
 
 @contextmanager
 def _container(path: Path) -> Iterator[tuple[Any, Any]]:
-    """An open PyAV container and its first audio stream."""
+    """An open PyAV container and its first audio stream; it is not told the name, by which it would guess."""
     av = _import_av(path)
     try:
-        with av.open(os.fspath(path)) as container:
+        with open(path, "rb") as file, av.open(Fronted(file, path.stat().st_size, Front(b"", 0))) as container:
             if not container.streams.audio:
                 raise AudioError(f"{path}: has no audio track; leave it out")
             stream = container.streams.audio[0]
@@ -98,7 +98,7 @@ def _container(path: Path) -> Iterator[tuple[Any, Any]]:
                 raise AudioError(f"{path}: is in a coding that nothing here can decode; encode it again as flac or wav")
             check_rate(path, stream.rate or 0)
             yield container, stream
-    except (av.error.FFmpegError, UnicodeError) as error:
+    except (av.error.FFmpegError, UnicodeError, OSError) as error:
         raise AudioError(f"{path}: cannot be decoded ({line(error)}); encode it again as flac or wav") from None
 
 

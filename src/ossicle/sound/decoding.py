@@ -28,7 +28,9 @@ OGG_PAGE, OGG_PAGE_BYTES, VORBIS_BLOCK = re.compile(rb"OggS\0"), 65_307, 8192
 OGG_OWN = (b"\x01vorbis", b"OpusHead")
 # soundfile seeks after every read, and in this coding of AIFF libsndfile cannot.
 UNREAD = "DWVW"
-RAW = ".raw"
+# What libsndfile says of a file that it would read by its name alone, such as any bytes that are called x.au.
+RAW = "RAW"
+GSM_FRAME, GSM_SIGN = 33, 0xD
 SKIPPED_FRAMES = 1 << 20
 
 # The first bytes of a file, its size and when it was changed, in nanoseconds.
@@ -72,6 +74,8 @@ def _open(path: Path, head: bytes, size: int, mtime_ns: int) -> Iterator[Any]:
             _check_other(path, error, head, size, mtime_ns)
             yield None
             return
+        if file.format == RAW and not _is_gsm(file, head):
+            raise _headerless(path)
         if file.frames > size * MAX_FRAMES_PER_BYTE:
             if containers.installed():
                 _tell(f"{path}: its header does not say how long it is; read to its end")
@@ -89,12 +93,12 @@ def _check_other(path: Path, error: Any, head: bytes, size: int, mtime_ns: int) 
     """What libsndfile refuses is for PyAV, if it is no text and not damaged."""
     if _is_text(head):
         raise AudioError(f"{path}: is text, not sound (it starts with {head[:20]!r}); give a sound file")
-    raw = path.suffix.lower() == RAW
+    raw = path.suffix.lower() == f".{RAW.lower()}"
     other = not _is_own(head) and containers.reads(path, size, mtime_ns)
     if (error.code in OTHER_KIND_CODES and not raw) or other:
         return
     if raw:
-        raise AudioError(f"{path}: is raw samples without a header; give it one by converting it to flac or wav")
+        raise _headerless(path)
     more = "" if containers.installed() else ', or pip install "ossicle[containers]", which reads more codings'
     raise AudioError(f"{path}: damaged or cut off ({line(error)}); copy or encode it again{more}")
 
@@ -103,7 +107,7 @@ def _check_other(path: Path, error: Any, head: bytes, size: int, mtime_ns: int) 
 def _sound_file(path: Path, head: bytes, size: int, mtime_ns: int) -> Iterator[Any]:
     """What libsndfile makes of a file, behind a right header where its own is wrong."""
     front, _ = _seen(path, head, size, mtime_ns)
-    if front is None and path.suffix.lower() == RAW:
+    if front is None and path.suffix.lower() == f".{RAW.lower()}":
         front = Front(b"", 0)  # of a file with this name soundfile wants to be told what is in it
     with ExitStack() as stack:
         name = str(path) if os.name == "nt" else os.fsencode(path)
@@ -154,6 +158,15 @@ def _is_own(head: bytes) -> bool:
     """Whether a file is one that libsndfile reads if it is whole; of damaged ones PyAV would skip a part."""
     ogg = head.startswith(b"OggS") and any(name in head[:128] for name in OGG_OWN)
     return ogg or head.startswith(b"fLaC") or mpeg.frame_bytes(head, 0) > 0
+
+
+def _is_gsm(file: Any, head: bytes) -> bool:
+    """Whether all frames at a file's beginning bear the sign of GSM 6.10, which has no header."""
+    return file.subtype == "GSM610" and all(byte >> 4 == GSM_SIGN for byte in head[::GSM_FRAME])
+
+
+def _headerless(path: Path) -> AudioError:
+    return AudioError(f"{path}: has no header of any sound; if it is raw samples, convert it to flac or wav")
 
 
 def _is_text(head: bytes) -> bool:

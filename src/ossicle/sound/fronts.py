@@ -23,7 +23,7 @@ class Front:
 
 
 class Fronted:
-    """A file of `size` bytes behind a front, read only where it is asked for."""
+    """A file of `size` bytes behind a front, read only where it is asked for; it does not tell its name."""
 
     def __init__(self, file: BinaryIO, size: int, front: Front) -> None:
         self._file, self._front, self._shift = file, front.head, front.begin - len(front.head)
@@ -38,14 +38,19 @@ class Fronted:
         """Where the next byte is read."""
         return self._at
 
-    def readinto(self, into: Any) -> int:
-        """Fill what is wanted from the front, else from the file."""
-        view = memoryview(into).cast("B")
-        wanted = max(0, min(len(view), self._size - self._at))
+    def read(self, count: int) -> bytes:
+        """So many bytes at most, from the front where that goes on, else from the file."""
+        wanted = max(0, min(count, self._size - self._at))
         piece = self._front[self._at : self._at + wanted]
-        if not piece:
+        if wanted and not piece:  # a damaged file may ask for a byte beyond all
             self._file.seek(self._at + self._shift)
             piece = self._file.read(wanted)
-        view[: len(piece)] = piece
         self._at += len(piece)
+        return piece
+
+    def readinto(self, into: Any) -> int:
+        """Fill what is wanted."""
+        view = memoryview(into).cast("B")
+        piece = self.read(len(view))
+        view[: len(piece)] = piece
         return len(piece)
