@@ -197,6 +197,32 @@ def test_predict_on_good_and_bad_files(ossicle, adapter, tmp_path):
     assert fine.code == 0 and fine.err == ""
 
 
+def killed(path: Path, hz: float = 300, seconds: float = 0.5) -> Path:
+    """A wav as a recorder leaves it that was killed: its header says that it is empty."""
+    data = tiny.write_tone(path, hz, seconds).read_bytes()
+    path.write_bytes(data[:4] + bytes(4) + data[8:40] + bytes(4) + data[44:])
+    return path
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_recordings_with_a_wrong_header_are_used_and_told_at_the_end(count, ossicle, adapter, sounds, tmp_path):
+    paths = [killed(tmp_path / f"{i}.wav") for i in range(count)]
+    run = ossicle("predict", adapter, sounds / "low" / "0.wav", *paths, "--out", tmp_path / "rows.jsonl")
+    assert run.code == 0 and f"{count + 1} rows for {count + 1} files" in run.out
+    assert all(row["end"] == 0.5 and row["label"] and not row["error"] for row in rows(tmp_path / "rows.jsonl"))
+    notes = [line for line in run.err.splitlines() if line.startswith("note: ")]
+    words = "its header says that it is empty; read to its end at 0.50 s"
+    more = ["note: and 2 more file(s) alike"] if count == 7 else []
+    assert notes == [*(f"note: {path}: {words}" for path in paths[:5]), *more]
+
+
+def test_training_uses_recordings_with_a_wrong_header_and_tells(ossicle, sounds, tmp_path, whisper_weights):
+    data = shutil.copytree(sounds, tmp_path / "data")
+    lost = killed(data / "low" / "lost.wav")
+    run = ossicle("train", "classify", data, "--out", tmp_path / "out", *PROBE, "--set", "data.hold_out=0")
+    assert run.code == 0 and f"note: {lost}: its header says that it is empty; read to its end at 0.50 s" in run.err
+
+
 def test_predict_hears_the_channel_that_was_trained_on(ossicle, sounds, tmp_path, whisper_weights):
     """The right channel is what the label says, the left one the other label's tone."""
     tones = {label: [soundfile.read(path)[0] for path in sorted((sounds / label).iterdir())] for label in TONES}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.conftest import tries
 
 from ossicle.errors import AudioError, DataError, UsageError
-from ossicle.sound import decoding
+from ossicle.sound import mpeg
 from ossicle.sound.audio import Info, content_hash, find, load, probe, windows
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -180,7 +180,7 @@ def test_an_mp3_without_a_frame_count_is_read_to_its_end(rate, tag, tmp_path):
     soundfile.write(counted, quiet, rate, bitrate_mode="VARIABLE")
     data = counted.read_bytes()
     assert b"Xing" in data[:64]
-    bare = tag + data[decoding._mp3_frame(data, 0) :]
+    bare = tag + data[mpeg.frame_bytes(data, 0) :]
     with soundfile.SoundFile(io.BytesIO(bare)) as file:
         assert file.frames < rate * 5, "libsndfile guesses well now: the recount can go"
     path = tmp_path / "bare.mp3"

@@ -80,6 +80,12 @@ class Encoder(nn.Module):
         rate: int = self.frontend.rate_hz  # type: ignore[assignment]
         return rate
 
+    @property
+    def fewest(self) -> int:
+        """The samples of one window of the front end; a clip with fewer is no sound to it, padded or not."""
+        samples: int = self.frontend.fewest  # type: ignore[assignment]
+        return samples
+
     def forward(
         self,
         waves: Tensor,

@@ -1,7 +1,9 @@
 """The command line: one file per verb."""
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, cast
 
 import typer
@@ -22,7 +24,8 @@ from ossicle.cli.push import push
 from ossicle.cli.reproduce import reproduce
 from ossicle.cli.scenes import scenes
 from ossicle.cli.score import score
-from ossicle.cli.train import train
+from ossicle.cli.train import note, train
+from ossicle.data.manifest import SHOWN
 from ossicle.errors import OssicleError
 
 VERBS: dict[str, Callable[..., Any] | typer.Typer] = {
@@ -68,7 +71,8 @@ def app() -> typer.Typer:
 def main() -> None:
     """Run a verb. A user's mistake is one line on stderr and exit code 1 or 2, never a traceback."""
     try:
-        code = app()(prog_name="ossicle", standalone_mode=False)
+        with _notes():
+            code = app()(prog_name="ossicle", standalone_mode=False)
     except OssicleError as err:
         _leave(str(err), err.exit_code)
     except WRONG_USE as err:
@@ -83,6 +87,34 @@ def main() -> None:
     if code == STOPPED:  # Typer's word for Ctrl-C
         _leave("stopped", 1)
     sys.exit(code)
+
+
+class _Kept(logging.Handler):
+    """Keeps what is logged, each text once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: dict[str, None] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one text."""
+        self.texts[record.getMessage()] = None
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Tell at the end what was noted of sound files that can be used but are not quite in order; some, and how many."""
+    log, kept = logging.getLogger("ossicle.sound"), _Kept()
+    log.addHandler(kept)
+    try:
+        yield
+    finally:
+        log.removeHandler(kept)
+        told = list(kept.texts)
+        for text in told[:SHOWN]:
+            note(text)
+        if len(told) > SHOWN:
+            note(f"and {len(told) - SHOWN:,} more file(s) alike")
 
 
 def _leave(text: str, code: int) -> NoReturn:

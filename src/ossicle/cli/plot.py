@@ -136,9 +136,8 @@ def attention(
     loaded = build.load(adapter)
     encoder, task = backbone.single(loaded.task.encoder, "plot attention"), loaded.recipe.task
     end = min(task.window_s, audio.probe(file).duration_s)
-    wave = load_waves(
-        [Clip(file, end=end, channel=loaded.recipe.data.channel)], encoder.rate_hz, shortest_s=task.shortest_s
-    )[0]
+    clip = Clip(file, end=end, channel=loaded.recipe.data.channel)
+    wave = load_waves([clip], encoder.rate_hz, shortest_s=task.shortest_s, fewest=encoder.fewest)[0]
     if isinstance(wave, AudioError):
         raise wave
     number = encoder.depth - 1 if block == -1 else block

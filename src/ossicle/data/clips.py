@@ -68,6 +68,7 @@ def load_waves(
     *,
     cache: WaveCache | None = None,
     shortest_s: float = 0.0,
+    fewest: int = 0,
     threads: int = 2,
 ) -> list[Tensor | AudioError]:
     """Decode clips side by side; decoding and resampling let other threads run.
@@ -77,6 +78,7 @@ def load_waves(
         rate_hz: sampling rate wanted.
         cache: where waveforms are looked up and kept, or None.
         shortest_s: shorter clips go on in silence up to this length.
+        fewest: samples that a clip must have of its own; silence makes no sound of less.
         threads: files decoded at a time.
 
     Returns:
@@ -91,6 +93,11 @@ def load_waves(
     def load(clip: Clip) -> Tensor | AudioError:
         try:
             wave = _load(clip, rate_hz, cache)
+            if len(wave) < fewest:
+                raise AudioError(
+                    f"{clip.path}: only {len(wave)} sample(s) at {rate_hz} Hz came; this encoder hears nothing shorter "
+                    f"than {fewest} ({fewest / rate_hz:g} s); leave it out or use longer clips or windows"
+                )
             missing = round(shortest_s * rate_hz) - len(wave)
             return F.pad(wave, (0, missing)) if missing > 0 else wave
         except AudioError as error:

@@ -17,13 +17,14 @@ import torch
 
 from ossicle.errors import AudioError, DataError, UsageError
 from ossicle.sound import decoding
-from ossicle.sound.decoding import Decoded, Samples
-from ossicle.sound.decoding import Info as Info
+from ossicle.sound.decoded import Decoded, Samples
+from ossicle.sound.decoded import Info as Info
 
-DECODE_VERSION = "2"
+DECODE_VERSION = "3"
 
 SUFFIXES = (
-    *(".wav", ".wave", ".w64", ".aif", ".aiff", ".caf", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
+    *(".wav", ".wave", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".voc", ".sph", ".gsm"),
+    *(".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".wv", ".tta", ".ac3"),
     *(".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".wma", ".amr", ".3gp"),
 )
 
@@ -192,6 +193,10 @@ def _resample(path: Path, decoded: Decoded, rate_hz: int, start: float, end: flo
         mono = soxr.resample(mono, rate, rate_hz, quality="HQ")
     low = round(start * rate_hz) - offset
     mono = mono[low : None if end is None else round(end * rate_hz) - offset]
+    if len(mono) == 0 and start == 0 and end is None:
+        raise AudioError(
+            f"{path}: {len(decoded.mono)} sample(s) at {rate} Hz are too short to be one at {rate_hz} Hz; leave it out"
+        )
     if len(mono) == 0:
         raise AudioError(f"{path}: seconds {start} to {end} hold no sample at {rate_hz} Hz; ask for a longer stretch")
     clipped: Samples = np.clip(mono, -1.0, 1.0, dtype=np.float32)

@@ -22,9 +22,13 @@ Band = tuple[int, int, Tensor]
 
 
 class LogMel(nn.Module, ABC):
-    """A front end: waveforms to log-mel frames. It says its `rate_hz`, `hop_s` and `mels`."""
+    """A front end: waveforms to log-mel frames.
+
+    It says its `rate_hz`, `hop_s`, `mels`, and `fewest`, the samples of one window: what is shorter is no sound to it.
+    """
 
     mels: int
+    fewest: int
 
     @abstractmethod
     def frames(self, samples: int) -> int:
