@@ -14,6 +14,7 @@ from ossicle import adapters
 from ossicle.adapters import store
 from ossicle.backbones.layers import Standardize
 from ossicle.contracts import Clip, Prediction
+from ossicle.data.table import normal
 from ossicle.errors import DataError, UsageError
 from ossicle.metrics import classify as metrics
 from ossicle.pictures import plots
@@ -52,7 +53,7 @@ class ClassifyPlan:
     def saved(cls, recipe: Recipe, folder: Path) -> "ClassifyPlan":
         """The classes a folder was trained on."""
         labels = json.loads((folder / LABELS).read_text(encoding="utf-8"))
-        return cls(recipe, [str(label) for label in labels])
+        return cls(recipe, [normal(str(label)) for label in labels])
 
     def texts(self) -> dict[str, str]:
         """The classes."""
