@@ -19,6 +19,7 @@ from ossicle import adapters, backbones, devices
 from ossicle.adapters import store
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
+from ossicle.data.clips import readable, reason
 from ossicle.errors import AdapterError, CheckpointError, UsageError
 from ossicle.files import write_atomic
 from ossicle.pictures import plots
@@ -27,12 +28,12 @@ from ossicle.recipe.backbone import signature
 from ossicle.recipe.caption_llm import RECIPE, CaptionPlan
 from ossicle.recipe.classify import LABELS, ClassifyPlan
 from ossicle.recipe.config import Recipe
-from ossicle.recipe.partition import Split, split
+from ossicle.recipe.partition import Split, check_heard, split
 from ossicle.recipe.plan import Plan
 from ossicle.share import zoo
 from ossicle.training import checkpoint
 from ossicle.training.checkpoint import LAST
-from ossicle.training.evaluate import bound, cut, evaluate
+from ossicle.training.evaluate import bound, cut, evaluate, heard
 from ossicle.training.loop import METRICS, fit
 
 __all__ = ["JUDGED", "LABELS", "RECIPE", "Loaded", "load", "train"]
@@ -87,27 +88,35 @@ def train(
     """
     devices.prepare()
     _check_out(out, resume)
-    parts = split(dataset.clips, recipe.data, recipe.train.seed)
+    parts, bad = _readable(split(dataset.clips, recipe.data, recipe.train.seed))
+    used = parts.train
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": dataset.name})})
     plan = PLANS[recipe.task.kind].learn(recipe, parts)
     go_on = resume and _begun(out, plan)
     task = plan.task(for_training=True)
-    manifest = _manifest(plan, task, parts)
+    manifest = _manifest(plan, task, parts, bad)
     manifest |= _begin(plan, task, out, init, resume)
+    window_s = recipe.task.window_s
     if plan.caches(task):  # what is cached is whole windows, not random crops
-        window_s = recipe.task.window_s
         parts = replace(parts, train=[w for c in bound(parts.train, window_s) for w in cut(c, window_s)])
     _save_texts(out, plan, manifest)
     if not go_on and init is None:
         with _telling(f"listening to {len(parts.train):,} clips before the first epoch", quiet):
             plan.start(task, parts.train, out)
+        check_heard(used, *heard(task, used))
     history = fit(
-        task, parts.train, parts.val, recipe.train, out,
-        window_s=recipe.task.window_s, resume=go_on, quiet=quiet,
+        task, parts.train, parts.val, recipe.train, out, window_s=window_s, resume=go_on, quiet=quiet
     )  # fmt: skip
     manifest["epochs"] = len(history)
     with _telling(f"scoring {len(parts.val) + len(parts.test):,} clips", quiet):
-        return _finish(plan, task, parts, manifest, out)
+        return _finish(plan, task, replace(parts, train=used), manifest, out)
+
+
+def _readable(parts: Split) -> tuple[Split, dict[str, str]]:
+    """Training clips whose headers say that they can be read, and why the others cannot."""
+    kept, bad = readable(parts.train)
+    check_heard(parts.train, kept, bad)
+    return replace(parts, train=kept), bad
 
 
 def _telling(text: str, quiet: bool) -> AbstractContextManager[object]:
@@ -117,8 +126,11 @@ def _telling(text: str, quiet: bool) -> AbstractContextManager[object]:
 
 def _finish(plan: Plan, task: Any, parts: Split, manifest: dict[str, Any], out: Path) -> dict[str, Any]:
     """Score the kept weights; write manifest, card and curve."""
-    manifest["scores"] = _final_scores(plan, task, parts, out)
-    manifest["data"]["unreadable"] = sorted({Path(path).name for path in task.unreadable})
+    data = manifest["data"]
+    kept, bad = heard(task, parts.train)
+    check_heard(parts.train, kept, bad)
+    manifest["scores"] = _final_scores(plan, task, parts, out, data)
+    data |= _learnt_from(kept) | {"unreadable": dict(sorted((data["unreadable"] | bad).items()))}
     store.save_manifest(out, manifest)
     text = plan.card(out.resolve().name, manifest)
     write_atomic(out / CARD, lambda part: part.write_text(text, encoding="utf-8"))
@@ -257,9 +269,8 @@ def _begin(plan: Plan, task: Any, out: Path, init: Path | None, resume: bool) ->
     return {}
 
 
-def _manifest(plan: Plan, task: Any, parts: Split) -> dict[str, Any]:
+def _manifest(plan: Plan, task: Any, parts: Split, bad: dict[str, str]) -> dict[str, Any]:
     recipe = plan.recipe
-    licences = Counter(clip.licence or "not stated" for clip in parts.train)
     own = adapters.trainable(task.encoder, "default")
     return {
         "task": recipe.task.kind,
@@ -275,10 +286,15 @@ def _manifest(plan: Plan, task: Any, parts: Split) -> dict[str, Any]:
         },
         "data": {
             "name": recipe.data.source,
-            "train": len(parts.train), "val": len(parts.val), "test": len(parts.test),
-            "licences": dict(sorted(licences.items())),
+            "val": len(parts.val), "test": len(parts.test), **_learnt_from(parts.train), "unreadable": bad,
         },
     }  # fmt: skip
+
+
+def _learnt_from(clips: Sequence[Clip]) -> dict[str, Any]:
+    """How many clips were trained on, and under which licences."""
+    licences = Counter(clip.licence or "not stated" for clip in clips)
+    return {"train": len(clips), "licences": dict(sorted(licences.items()))}
 
 
 def _save_texts(out: Path, plan: Plan, manifest: dict[str, Any]) -> None:
@@ -290,14 +306,17 @@ def _save_texts(out: Path, plan: Plan, manifest: dict[str, Any]) -> None:
     store.save_manifest(out, manifest)
 
 
-def _final_scores(plan: Plan, task: Any, parts: Split, out: Path) -> dict[str, Any]:
-    """Scores of the kept weights, and what was said of every clip."""
+def _final_scores(plan: Plan, task: Any, parts: Split, out: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """Scores of the kept weights, and what was said of every clip; `data` learns how many were scored, and why not."""
     scores: dict[str, Any] = {}
     train = plan.recipe.train
     precision, window_s = devices.resolve(train.precision), plan.recipe.task.window_s
     for name, clips in (("val", parts.val), ("test", parts.test)):
         if clips:
             rows, scores[name] = evaluate(task, clips, batch=train.batch, precision=precision, window_s=window_s)
+            failed = {c.name or c.path.name: reason(c, r.error) for c, r in zip(clips, rows, strict=True) if r.error}
+            data["unreadable"] |= failed
+            data[name] = sum(row.error is None for row in rows)
             _save_judged(out / JUDGED.format(name), clips, plan.judged(task, clips, rows, out))
     return scores
 

@@ -15,7 +15,7 @@ from ossicle.adapters import store
 from ossicle.backbones.layers import Standardize
 from ossicle.contracts import Clip, Prediction
 from ossicle.data.table import normal
-from ossicle.errors import DataError, UsageError
+from ossicle.errors import AudioError, DataError, UsageError
 from ossicle.metrics import classify as metrics
 from ossicle.pictures import plots
 from ossicle.recipe import backbone
@@ -109,6 +109,9 @@ class ClassifyPlan:
             features = task.store or _first_features(task, clips, recipe, Path(scratch) / "features")
             if isinstance(task.head.norm, Standardize):
                 found = features.get(clips)
+                task.unreadable |= {
+                    str(c.path): str(v) for c, v in zip(clips, found, strict=True) if isinstance(v, AudioError)
+                }
                 vectors = [v for v in found if isinstance(v, torch.Tensor)]
                 if not vectors:
                     raise DataError(f"no training clip can be read; first: {found[0]}")
@@ -123,6 +126,7 @@ class ClassifyPlan:
             probe.head = task.head
             settings = replace(recipe.train, epochs=epochs, lr=recipe.train.head_lr or recipe.train.lr)
             fit(probe, clips, [], settings, Path(scratch), quiet=True)
+            task.unreadable |= probe.unreadable
         task.head.requires_grad_(True)
 
     def facts(self, task: Classifier) -> dict[str, Any]:
