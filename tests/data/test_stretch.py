@@ -185,6 +185,22 @@ def test_our_own_raven_table_comes_back(tmp_path: Path) -> None:
     ]
 
 
+def test_a_folder_of_recordings_with_a_table_each(tmp_path: Path) -> None:
+    put(tmp_path, "a.wav", "b.wav", "c.wav")
+    (tmp_path / "a.Table.1.selections.txt").write_text(raven("S\t1\t0.1\t0.2\t0\t9\tWREN", "S\t1\t0.3\t0.4\t0\t9"))
+    (tmp_path / "b.txt").write_text("0.5\t0.75\tcrow\n")
+    (tmp_path / "README.txt").write_text("Recorded in May.\n")
+    data = open_data(str(tmp_path))
+    assert [(c.name, c.start, c.end, c.labels) for c in data.clips] == [
+        ("a.wav", 0.1, 0.2, ("WREN",)),
+        ("b.wav", 0.5, 0.75, ("crow",)),
+    ]
+    assert data.notices == (
+        "a.Table.1.selections.txt: 1 selection(s) without a label are left out: line 3",
+        "1 sound(s) have no table beside them and are left out: c.wav",
+    )
+
+
 def test_a_table_of_a_recording_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "x.Table.1.selections.txt").write_text(raven("S\t1\t0.1\t0.2\t0\t9\tWREN"))
     with pytest.raises(DataError, match="no column with the sound file, and no sound that is called x lies beside it"):

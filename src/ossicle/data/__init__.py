@@ -107,7 +107,9 @@ def _dataset(name: str, clips: Sequence[Clip], notices: Sequence[str]) -> Datase
 
 def _folder(path: Path) -> Dataset:
     table = next((path / name for name in _METADATA if (path / name).is_file()), None)
-    clips, notices = folders.rows(path) if table is None else manifest.rows(table)
+    clips, notices = manifest.per_recording(path) if table is None and not folders.labelled(path) else ([], [])
+    if not clips:
+        clips, notices = folders.rows(path) if table is None else manifest.rows(table)
     return _dataset(path.resolve().name, clips, notices)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from ossicle.data.notices import shorten
@@ -17,6 +17,22 @@ def sounds(folder: Path, passed: list[str] | None = None) -> list[Path]:
         return audio.find([folder], passed)
     except DataError:
         return []
+
+
+def recording(table: Path, beside: Mapping[str, Path]) -> Path | None:
+    """The sound that a table's name is about: a.wav for a.Table.1.selections.txt, a.BirdNET.results.csv or a.wav.txt."""
+    stem = normal(table.name)
+    while "." in stem:
+        stem = stem.rpartition(".")[0]
+        if stem in beside:
+            return beside[stem]
+    return None
+
+
+def beside(folder: Path) -> dict[str, Path]:
+    """The sounds that lie in a folder itself, by their names with and without ending."""
+    files = [file for file in sorted(folder.iterdir(), reverse=True) if file.suffix.lower() in audio.SUFFIXES]
+    return {normal(name): file for file in files for name in (file.stem, file.name)}
 
 
 class Finder:

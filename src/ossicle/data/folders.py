@@ -71,6 +71,11 @@ def rows(path: Path) -> tuple[list[Clip], list[str]]:
     return clips, notices
 
 
+def labelled(path: Path) -> bool:
+    """Whether a folder has label folders, with sounds in them or without."""
+    return bool(_folders(path))
+
+
 def _folders(path: Path) -> list[Path]:
     shown = (item for item in path.iterdir() if item.is_dir() and not item.name.startswith((".", "__")))
     return sorted(item for item in shown if not audio.leads_back(item))

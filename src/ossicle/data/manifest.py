@@ -13,11 +13,10 @@ from typing import Any
 
 from ossicle.contracts import Clip
 from ossicle.data import stretch
-from ossicle.data.finder import Finder
+from ossicle.data.finder import Finder, beside, recording, sounds
 from ossicle.data.notices import SHOWN, Missing, holds, shorten
-from ossicle.data.table import SUFFIXES, Row, listed, normal, read_table
+from ossicle.data.table import SUFFIXES, TEXT_SUFFIXES, Row, listed, normal, read_table
 from ossicle.errors import DataError
-from ossicle.sound import audio
 
 __all__ = ["PATH_COLUMNS", "SHOWN", "SUFFIXES", "Finder", "Missing", "Row", "holds", "read_table", "rows", "shorten"]
 
@@ -55,6 +54,30 @@ def rows(path: Path) -> tuple[list[Clip], list[str]]:
             or none of the sound files is there.
     """
     return _Manifest(path).clips()
+
+
+def per_recording(folder: Path) -> tuple[list[Clip], list[str]]:
+    """Clips of a folder where each recording has a table of its own beside it, as Raven and Audacity save them.
+
+    Returns:
+        The clips, none where there is no such table; and notices, also of recordings without a table.
+
+    Raises:
+        DataError: as `rows` does.
+    """
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in TEXT_SUFFIXES and file.is_file())
+    lying = beside(folder) if files else {}
+    tables = {file: sound for file in files if (sound := recording(file, lying)) is not None}
+    clips: list[Clip] = []
+    notices: list[str] = []
+    for table in tables:
+        found, told = rows(table)
+        clips += found
+        notices += told
+    named = set(tables.values())
+    if tables and (bare := [file.name for file in sounds(folder) if file not in named]):
+        notices.append(f"{len(bare)} sound(s) have no table beside them and are left out: {shorten(bare)}")
+    return clips, notices
 
 
 class _Manifest:
@@ -155,15 +178,12 @@ class _Manifest:
         naming = PATH_COLUMNS if self.selections else (*PATH_COLUMNS, *_ID_COLUMNS)
         if any(column in self.columns for column in naming) or not self.stretches:
             return ""
-        stem = path.name
-        while "." in stem:  # a.Table.1.selections.txt, a.BirdNET.results.csv, a.wav.txt
-            stem = stem.rpartition(".")[0]
-            for file in sorted(path.parent.iterdir()):
-                if normal(stem) in (normal(file.stem), normal(file.name)) and file.suffix.lower() in audio.SUFFIXES:
-                    return file.name
+        sound = recording(path, beside(path.parent))
+        if sound is not None:
+            return sound.name
         raise DataError(
-            f"{path.name} has no column with the sound file, and no sound that is called {stem} lies beside it; "
-            f"put the recording beside the table, or name the files in a column {PATH_COLUMNS[0]}"
+            f"{path.name} has no column with the sound file, and no sound that is called {path.name.partition('.')[0]} "
+            f"lies beside it; put the recording beside the table, or name the files in a column {PATH_COLUMNS[0]}"
         )
 
     def _check_columns(self) -> None:
