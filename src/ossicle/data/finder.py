@@ -20,7 +20,7 @@ def sounds(folder: Path, passed: list[str] | None = None) -> list[Path]:
 
 
 def recording(table: Path, beside: Mapping[str, Path]) -> Path | None:
-    """The sound that a table's name is about: a.wav for a.Table.1.selections.txt, a.BirdNET.results.csv or a.wav.txt."""
+    """The sound that a table's name is about: a.wav for a.Table.1.selections.txt, a.BirdNET.results.csv, a.txt."""
     stem = normal(table.name)
     while "." in stem:
         stem = stem.rpartition(".")[0]
