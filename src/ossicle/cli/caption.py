@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ossicle.cli.predict import predictor_of, to_file
+from ossicle.cli.predict import found, predictor_of, to_file
 from ossicle.contracts import Prediction
 from ossicle.recipe import build, config
-from ossicle.sound import audio
 from ossicle.tasks.decode import Decoding
 
 
@@ -50,7 +49,7 @@ def caption(
         extras = {"backbone": task.encoder.digest, "language model": task.language.digest, "decoding": asdict(how)}
         raise typer.Exit(to_file(predictor, paths, out, extras))
     failed = False
-    for _, rows in predictor.files(audio.find(paths)):
+    for _, rows in predictor.files(found(paths)):
         for row in rows:
             failed |= row.error is not None
             _tell(row, as_json)

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from ossicle.cli.evaluate import checked_precision
+from ossicle.cli.train import note
 from ossicle.predict.predictor import Predictor, predict_to_file
 from ossicle.recipe import build
 from ossicle.sound import audio
@@ -50,9 +51,18 @@ def predictor_of(
     )  # fmt: skip
 
 
+def found(paths: list[str]) -> list[Path]:
+    """The sound files of paths, folders and globs; what was passed over is told on stderr."""
+    passed: list[str] = []
+    files = audio.find(paths, passed)
+    for line in passed:
+        note(line)
+    return files
+
+
 def to_file(predictor: Predictor, paths: list[str], out: Path, extras: Mapping[str, object]) -> int:
     """Rows of files, folders and globs in one table; 1 if some could not be read, else 0."""
-    files = audio.find(paths)
+    files = found(paths)
     with Console(stderr=True).status(f"0 of {len(files)} files") as status:
         summary = predict_to_file(
             predictor, files, out, extras=extras,

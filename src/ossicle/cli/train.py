@@ -94,7 +94,8 @@ def _train(
     manifest = build.train(chosen, opened(data), out, resume=resume, init=init, quiet=as_json)
     unreadable = manifest["data"]["unreadable"]
     if unreadable:
-        note(f"{len(unreadable)} file(s) could not be read and were left out: {shorten(unreadable)}")
+        told = [f"{name}: {why}" for name, why in unreadable.items()]
+        note(f"{len(unreadable)} file(s) could not be read and were left out: {shorten(told)}")
     _tell(manifest, out, as_json)
     raise typer.Exit(1 if unreadable else 0)
 

@@ -1,14 +1,15 @@
-"""Candidates and references as text by id: Clotho and AudioCaps csv, aac-metrics' csv, COCO's and other JSON lists."""
+"""Candidates and references as text by id: Clotho and AudioCaps csv, aac-metrics' csv, COCO's and other JSON."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ossicle.data.manifest import Row, read_table, shorten
+from ossicle.data.notices import shorten
+from ossicle.data.table import Row, listed, normal, read_table
 from ossicle.errors import DataError
 
-IDS = ("file_name", "filename", "fname", "file", "audio", "path", "image_id", "audio_id", "id", "name", "audiocap_id")
+# COCO's own first: its rows may also carry the name of a file, which a system's answers do not.
+IDS = ("image_id", "file_name", "filename", "fname", "file", "audio", "path", "audio_id", "id", "name", "audiocap_id")
 CANDIDATES = ("caption_predicted", "candidate", "candidates", "cands", "preds", "prediction", "predicted", "caption")
 LISTS = ("captions", "references", "mrefs", "refs", "caption_references")
 _NUMBERED = re.compile(r"(?:caption|reference|caption_reference)_?\d+")
@@ -21,15 +22,19 @@ def candidates(path: Path) -> dict[str, str]:
         DataError: if the table cannot be read, has no id or caption column, or an id comes twice.
     """
     rows = read_table(path)
-    column = next((c for c in CANDIDATES if c in rows[0].cells), None)
-    if column is None:
-        raise DataError(f"{path.name} has no column of captions; name it one of {', '.join(CANDIDATES)}")
     found: dict[str, str] = {}
     twice = []
     for row in rows:
         name = identity(path, row)
+        column = next((c for c in (*CANDIDATES, "captions") if c in row.cells), None)
+        if column is None:
+            where = "has no column of captions" if row is rows[0] else f"line {row.line} has no caption"
+            raise DataError(f"{path.name} {where}; name it one of {', '.join(CANDIDATES)}")
         twice += [f"{name} (line {row.line})"] if name in found else []
-        found[name] = string(row.cells.get(column))
+        texts = _texts(path, row, column)
+        if len(texts) > 1:
+            raise DataError(f"{path.name} line {row.line} has {len(texts)} captions of {name}; a system gives one each")
+        found[name] = texts[0] if texts else ""
     if twice:
         raise DataError(f"{path.name} has {len(twice)} id(s) more than once: {shorten(twice)}; keep one caption each")
     return found
@@ -44,18 +49,29 @@ def references(path: Path) -> dict[str, list[str]]:
     rows = read_table(path)
     found: dict[str, list[str]] = {}
     for row in rows:
-        found.setdefault(identity(path, row), []).extend(_captions(row.cells))
+        found.setdefault(identity(path, row), []).extend(_captions(path, row))
     empty = [name for name, texts in found.items() if not texts]
     if empty:
         raise DataError(f"{path.name} has {len(empty)} id(s) without a caption: {shorten(empty)}; add one or drop them")
     return found
 
 
-def _captions(cells: dict[str, Any]) -> list[str]:
-    lists: Sequence[Any] = next((cells[c] for c in LISTS if isinstance(cells.get(c), list)), ())
-    numbered = [cells[c] for c in cells if _NUMBERED.fullmatch(c)]
-    texts = [string(v) for v in (lists or numbered or [cells.get("caption", cells.get("reference"))])]
-    return [text for text in texts if text.strip()]
+def _captions(path: Path, row: Row) -> list[str]:
+    whole = next((c for c in LISTS if row.cells.get(c)), None)
+    columns: list[str] = [c for c in row.cells if _NUMBERED.fullmatch(c)]
+    if whole or not columns:
+        columns = [whole or ("caption" if "caption" in row.cells else "reference")]
+    return [text for column in columns for text in _texts(path, row, column) if text.strip()]
+
+
+def _texts(path: Path, row: Row, column: str) -> list[str]:
+    """The captions of a cell: its text, or all of a list."""
+    value = row.cells.get(column)
+    try:
+        texts = listed(value)
+    except ValueError as error:
+        raise DataError(f"{path.name} line {row.line}: {error}") from None
+    return [string(value)] if texts is None else texts
 
 
 def identity(path: Path, row: Row) -> str:
@@ -74,4 +90,4 @@ def string(value: Any) -> str:
     """A cell as text; absent and not-a-number are empty."""
     if value is None or value != value:
         return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else normal(str(value))

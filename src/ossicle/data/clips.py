@@ -124,6 +124,32 @@ def _load(clip: Clip, rate_hz: int, cache: WaveCache | None) -> Tensor:
     return wave
 
 
+def readable(clips: Sequence[Clip]) -> tuple[list[Clip], dict[str, str]]:
+    """Which clips can be read, as far as the headers of their files tell; where these end too early, it is decoded.
+
+    Returns:
+        The clips that can be read, and by the names of the others why they cannot.
+    """
+    with ThreadPoolExecutor(4) as pool:
+        pairs = list(zip(clips, pool.map(_fault, clips), strict=True))
+    return [clip for clip, why in pairs if not why], {clip.name or clip.path.name: why for clip, why in pairs if why}
+
+
+def _fault(clip: Clip) -> str:
+    try:
+        reach = audio.probe(clip.path).duration_s + audio.TOLERANCE_S
+        if clip.start >= reach or (clip.end is not None and clip.end > reach):
+            audio.load(clip.path, 16_000, start=clip.start, end=clip.end, channel=clip.channel)
+    except AudioError as error:
+        return reason(clip, str(error))
+    return ""
+
+
+def reason(clip: Clip, text: str) -> str:
+    """What an error says of a clip, without the path of this machine."""
+    return text.removeprefix(f"{clip.path}: ").replace(str(clip.path), clip.name or clip.path.name)
+
+
 def stack(waves: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     """Make one batch of waveforms.
 

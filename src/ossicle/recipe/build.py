@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ossicle import adapters, backbones, devices
 from ossicle.adapters import store
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
+from ossicle.data.clips import readable
 from ossicle.errors import CheckpointError, UsageError
 from ossicle.files import write_atomic
 from ossicle.pictures import plots
@@ -26,11 +27,11 @@ from ossicle.recipe.backbone import check_same, settled, signature
 from ossicle.recipe.caption_llm import RECIPE, CaptionPlan
 from ossicle.recipe.classify import LABELS, ClassifyPlan
 from ossicle.recipe.config import Recipe
-from ossicle.recipe.partition import Split, split
+from ossicle.recipe.partition import Split, check_heard, split
 from ossicle.recipe.plan import Plan
 from ossicle.share import zoo
 from ossicle.training.checkpoint import LAST
-from ossicle.training.evaluate import evaluate
+from ossicle.training.evaluate import evaluate, heard
 from ossicle.training.loop import METRICS
 
 __all__ = ["JUDGED", "LABELS", "RECIPE", "Loaded", "load", "train"]
@@ -87,12 +88,13 @@ def train(
     _check_out(out, resume)
     recipe = _settled(recipe, out if resume else None)
     held_out = recipe.data.hold_out if PLANS[recipe.task.kind].validates(recipe) else 0.0
-    parts = split(dataset.clips, recipe.data.model_copy(update={"hold_out": held_out}), recipe.train.seed)
+    data = recipe.data.model_copy(update={"hold_out": held_out})
+    parts, bad = _readable(split(dataset.clips, data, recipe.train.seed))
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": dataset.name})})
     plan = PLANS[recipe.task.kind].learn(recipe, parts)
     go_on = resume and _begun(out, plan)
     task = plan.task(for_training=True)
-    manifest = _manifest(plan, task, parts)
+    manifest = _manifest(plan, task, parts, bad)
     manifest |= _begun_with(out, init, resume)
     iterate.begin(plan, task, out, init, resume=go_on)
     _save_texts(out, plan, manifest)
@@ -113,6 +115,7 @@ def _learn(
         parts = iterate.all_clips(parts)
     with _telling(f"listening to {len(parts.train):,} clips", quiet):
         caches = iterate.prepare(plan, task, parts.train, out, starts=not go_on and init is None)
+    check_heard(parts.train, *heard(task, parts.train))
     found = plan.kept() | ({"scores": {"val": first["scores"]}} if first else {})
     if not plan.trains(task):
         store.save_weights(out, task.parts())
@@ -120,6 +123,13 @@ def _learn(
     last = int(first.get("epochs", 0))
     history = iterate.epochs(task, parts, recipe, out, caches=caches, last=last, resume=go_on, quiet=quiet)
     return parts, found | {"epochs": len(history), "kept": iterate.why_kept(task, recipe, parts, history, first)}
+
+
+def _readable(parts: Split) -> tuple[Split, dict[str, str]]:
+    """Training clips whose headers say that they can be read, and why the others cannot."""
+    kept, bad = readable(parts.train)
+    check_heard(parts.train, kept, bad)
+    return replace(parts, train=kept), bad
 
 
 def _settled(recipe: Recipe, begun: Path | None) -> Recipe:
@@ -143,8 +153,11 @@ def _telling(text: str, quiet: bool) -> AbstractContextManager[object]:
 
 def _finish(plan: Plan, task: Any, parts: Split, manifest: dict[str, Any], out: Path) -> dict[str, Any]:
     """Score the kept weights; write manifest, card and curve."""
-    manifest["scores"] = manifest.get("scores", {}) | _final_scores(plan, task, parts, out)
-    manifest["data"]["unreadable"] = sorted({Path(path).name for path in task.unreadable})
+    data = manifest["data"]
+    kept, bad = heard(task, parts.train)
+    check_heard(parts.train, kept, bad)
+    manifest["scores"] = manifest.get("scores", {}) | _final_scores(plan, task, parts, out, data)
+    data |= _learnt_from(kept) | {"unreadable": dict(sorted((data["unreadable"] | bad).items()))}
     store.save_manifest(out, manifest)
     text = plan.card(out.resolve().name, manifest)
     write_atomic(out / CARD, lambda part: part.write_text(text, encoding="utf-8"))
@@ -274,9 +287,8 @@ def _begun_with(out: Path, init: Path | None, resume: bool) -> dict[str, Any]:
     return {}
 
 
-def _manifest(plan: Plan, task: Any, parts: Split) -> dict[str, Any]:
+def _manifest(plan: Plan, task: Any, parts: Split, bad: dict[str, str]) -> dict[str, Any]:
     recipe = plan.recipe
-    licences = Counter(clip.licence or "not stated" for clip in parts.train)
     own = adapters.trainable(task.encoder, "default")
     return {
         "task": recipe.task.kind,
@@ -292,10 +304,15 @@ def _manifest(plan: Plan, task: Any, parts: Split) -> dict[str, Any]:
         },
         "data": {
             "name": recipe.data.source,
-            "train": len(parts.train), "val": len(parts.val), "test": len(parts.test),
-            "licences": dict(sorted(licences.items())),
+            "val": len(parts.val), "test": len(parts.test), **_learnt_from(parts.train), "unreadable": bad,
         },
     }  # fmt: skip
+
+
+def _learnt_from(clips: Sequence[Clip]) -> dict[str, Any]:
+    """How many clips were trained on, and under which licences."""
+    licences = Counter(clip.licence or "not stated" for clip in clips)
+    return {"train": len(clips), "licences": dict(sorted(licences.items()))}
 
 
 def _save_texts(out: Path, plan: Plan, manifest: dict[str, Any]) -> None:
@@ -307,14 +324,17 @@ def _save_texts(out: Path, plan: Plan, manifest: dict[str, Any]) -> None:
     store.save_manifest(out, manifest)
 
 
-def _final_scores(plan: Plan, task: Any, parts: Split, out: Path) -> dict[str, Any]:
-    """Scores of the kept weights, and what was said of every clip."""
+def _final_scores(plan: Plan, task: Any, parts: Split, out: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """Scores of the kept weights, and what was said of every clip; `data` learns how many were scored, and why not."""
     scores: dict[str, Any] = {}
     train = plan.recipe.train
     precision, window_s = devices.resolve(train.precision), plan.recipe.task.window_s
     for name, clips in (("val", parts.val), ("test", parts.test)):
         if clips:
             rows, scores[name] = evaluate(task, clips, batch=train.batch, precision=precision, window_s=window_s)
+            failed = {c.name or c.path.name: reason(c, r.error) for c, r in zip(clips, rows, strict=True) if r.error}
+            data["unreadable"] |= failed
+            data[name] = sum(row.error is None for row in rows)
             _save_judged(out / JUDGED.format(name), clips, plan.judged(task, clips, rows, out))
     return scores
 

@@ -16,6 +16,7 @@ from ossicle.adapters import store
 from ossicle.adapters.full import Probe
 from ossicle.backbones.layers import Standardize
 from ossicle.contracts import Clip, Prediction
+from ossicle.data.table import normal
 from ossicle.errors import AudioError, DataError, UsageError
 from ossicle.metrics import classify as metrics
 from ossicle.pictures import plots
@@ -65,7 +66,7 @@ class ClassifyPlan:
     def saved(cls, recipe: Recipe, folder: Path) -> "ClassifyPlan":
         """The classes a folder was trained on."""
         labels = json.loads((folder / LABELS).read_text(encoding="utf-8"))
-        return cls(recipe, [str(label) for label in labels])
+        return cls(recipe, [normal(str(label)) for label in labels])
 
     @classmethod
     def validates(cls, recipe: Recipe) -> bool:

@@ -64,6 +64,7 @@ def _facts(manifest: dict[str, Any]) -> list[str]:
         "adapter": f"{trained} ({sizes['adapter'] / sizes['backbone']:.2%} of the backbone)",
         **{part: f"{sizes[part]:,} parameters" for part in sizes if part not in ("adapter", "backbone")},
         "data": f"{data['name']}: {data['train']} clips to train, {data['val']} to validate, {data['test']} to test",
+        **({"left out": f"{len(bad)} files that could not be read"} if (bad := data.get("unreadable")) else {}),
         "licences of the training clips": _counts(data["licences"]),
         "made with": f"ossicle {__version__}",
     }

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ossicle.contracts import Clip, Prediction, Task
+from ossicle.data.clips import reason
 from ossicle.devices import Precision, autocast
 from ossicle.errors import AudioError, DataError
 from ossicle.sound.audio import probe, rested, windows
@@ -31,6 +32,20 @@ def cut(clip: Clip, window_s: float | None) -> list[Clip]:
         return [clip]
     spans = rested(windows(clip.end - clip.start, window_s, window_s), window_s)
     return [replace(clip, start=clip.start + a, end=clip.start + b) for a, b in spans]
+
+
+def heard(task: Task, clips: Sequence[Clip]) -> tuple[list[Clip], dict[str, str]]:
+    """The clips that a task could take, and by the names of the others why not; clips of a file in doubt are tried."""
+    kept: list[Clip] = []
+    bad: dict[str, str] = {}
+    for clip in clips:
+        try:
+            if str(clip.path) in task.unreadable:
+                task.collate([clip], None)
+            kept.append(clip)
+        except (AudioError, DataError) as error:
+            bad[clip.name or clip.path.name] = reason(clip, task.unreadable.get(str(clip.path), str(error)))
+    return kept, bad
 
 
 def predict_rows(task: Task, clips: Sequence[Clip], *, batch: int, precision: Precision) -> list[Prediction]:
