@@ -22,7 +22,7 @@ from ossicle.data import Dataset
 from ossicle.errors import AdapterError, CheckpointError, UsageError
 from ossicle.files import write_atomic
 from ossicle.pictures import plots
-from ossicle.recipe import config
+from ossicle.recipe import config, trained
 from ossicle.recipe.backbone import signature
 from ossicle.recipe.caption_llm import RECIPE, CaptionPlan
 from ossicle.recipe.classify import LABELS, ClassifyPlan
@@ -135,7 +135,7 @@ def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) ->
         kind: of task it must be; None takes any.
 
     Raises:
-        UsageError: if it is of another kind.
+        UsageError: if it is of another kind, or a change would do nothing.
         CheckpointError: if it is not an adapter folder or is broken.
         AdapterError: if it was trained on another backbone than the one at hand.
     """
@@ -145,12 +145,13 @@ def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) ->
     _check_whole(folder, manifest)
     _check_kind(where, str(manifest.get("task")), kind)
     try:
-        recipe = config.read(folder / RECIPE, changes)
+        recipe = config.read(folder / RECIPE)
         plan = PLANS[recipe.task.kind].saved(recipe, folder)
         known = [float(spread) for spread in manifest["backbone"]["signature"]]
         trained_on = str(manifest["backbone"]["digest"])
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise CheckpointError(f"{folder} is incomplete: {err}; train or fetch it again") from err
+    plan.recipe = recipe = trained.changed(recipe, changes)
     tensors = store.read_weights(folder)
     task: Any = plan.task(for_training=False)
     here = signature(task.encoder)
