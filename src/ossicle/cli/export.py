@@ -25,6 +25,8 @@ def export(
         raise UsageError(f"--to {to} is neither a .onnx file nor a folder; give one of them")
     if to.exists() and to.is_dir() == (to.suffix == ".onnx"):
         raise UsageError(f"--to {to} is a {'folder' if to.is_dir() else 'file'}; give another name")
+    if seconds is not None and to.suffix != ".onnx":
+        raise UsageError(f"--seconds is for a .onnx file and does nothing for {to}, a folder; leave it out")
     loaded = build.load(adapter, kind="classify" if to.suffix == ".onnx" else None)
     console = Console()
     if to.suffix != ".onnx":

@@ -8,6 +8,9 @@ import typer
 from rich.console import Console
 
 from ossicle.deliver import merge as merging
+from ossicle.errors import UsageError
+
+DENSITY = 0.5
 
 
 def merge(
@@ -17,11 +20,17 @@ def merge(
     weights: Annotated[
         list[float] | None, typer.Option(help="One for each folder, in order; their mean if none is given.")
     ] = None,
-    density: Annotated[float, typer.Option(help="Share of values that ties, dare and pruning keep.")] = 0.5,
+    density: Annotated[
+        float | None,
+        typer.Option(help=f"Share of values that {', '.join(merging.DENSE)} keep; {DENSITY} if not given."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Merge the LoRAs of captioners that were trained over one mapper."""
-    told = merging.merge(folders, out, how=how, weights=weights, density=density)
+    if density is not None and how in merging.WAYS and how not in merging.DENSE:
+        raise UsageError(f"--density is for {', '.join(merging.DENSE)} and does nothing with --how {how}; leave it out")
+    kept = DENSITY if density is None else density
+    told = merging.merge(folders, out, how=how, weights=weights, density=kept)
     if as_json:
         print(json.dumps(told))
         return

@@ -21,6 +21,8 @@ def listed(
 ) -> None:
     """List weights: what they are for, licence, size, where from, and whether they are in the cache."""
     if context.invoked_subcommand:
+        if as_json:
+            raise UsageError(f"--json is for the list and does nothing for {context.invoked_subcommand}; leave it out")
         return
     rows = weights.listing()
     for row in rows:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ossicle.cli.train import opened
 from ossicle.data import DATASETS
-from ossicle.errors import UnknownNameError
+from ossicle.errors import UnknownNameError, UsageError
 from ossicle.reproduce import tables
 from ossicle.reproduce.tables import Cell, Options
 
@@ -32,6 +32,8 @@ def reproduce(
 ) -> None:
     """Run a paper's table; what cannot be run is marked, what is finished is not run again."""
     if table == "list":
+        if data or rows or backbone or folds or test_folds or seeds or change or as_json:
+            raise UsageError("'list' takes no options; leave them out, or name one of the tables it lists")
         print("\n".join(tables.tables()))
         return
     sets = {}
@@ -39,6 +41,10 @@ def reproduce(
         name = text.partition(":")[0]
         if name not in DATASETS:
             raise UnknownNameError("data set", name, DATASETS)
+        if name not in (used := tables.data_sets(table)):
+            raise UsageError(
+                f"{table} has no column of {name}, so --data {text} does nothing; it uses {', '.join(used)}"
+            )
         sets[name] = opened(text)
     options = Options(
         tables.checked_mode(mode), backbone, tuple(folds or ()), tuple(test_folds or ()), tuple(seeds or ()),

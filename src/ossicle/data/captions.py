@@ -1,7 +1,8 @@
 """Candidates and references as text by id: Clotho and AudioCaps csv, aac-metrics' csv, COCO's and other JSON."""
 
 import re
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ossicle.data.notices import shorten
@@ -15,29 +16,52 @@ LISTS = ("captions", "references", "mrefs", "refs", "caption_references")
 _NUMBERED = re.compile(r"(?:caption|reference|caption_reference)_?\d+")
 
 
-def candidates(path: Path) -> dict[str, str]:
-    """One caption per id. An empty one is kept: it is what the system said.
+@dataclass(frozen=True)
+class Said:
+    """What a system said.
+
+    Args:
+        captions: one for each id; an empty one is what the system said.
+        failed: id to why the system said nothing.
+    """
+
+    captions: dict[str, str]
+    failed: dict[str, str]
+
+
+def candidates(path: Path) -> Said:
+    """One caption per id. A row with an error and no caption, as `ossicle caption` writes it, is no empty caption.
 
     Raises:
-        DataError: if the table cannot be read, has no id or caption column, or an id comes twice.
+        DataError: if the table cannot be read, has no id or caption column, a row has no caption or several, an id
+            comes twice, or there is not one word in all captions.
     """
     rows = read_table(path)
-    found: dict[str, str] = {}
-    twice = []
+    said = Said({}, {})
+    twice, wrong = [], []
     for row in rows:
-        name = identity(path, row)
+        name, error = identity(path, row), string(row.cells.get("error")).strip()
+        twice += [f"{name} (line {row.line})"] if name in said.captions or name in said.failed else []
         column = next((c for c in (*CANDIDATES, "captions") if c in row.cells), None)
+        if error and not string(row.cells.get(column or "")).strip():
+            said.failed[name] = error
+            continue
         if column is None:
             where = "has no column of captions" if row is rows[0] else f"line {row.line} has no caption"
             raise DataError(f"{path.name} {where}; name it one of {', '.join(CANDIDATES)}")
-        twice += [f"{name} (line {row.line})"] if name in found else []
-        texts = _texts(path, row, column)
-        if len(texts) > 1:
-            raise DataError(f"{path.name} line {row.line} has {len(texts)} captions of {name}; a system gives one each")
-        found[name] = texts[0] if texts else ""
+        value = row.cells[column]
+        texts = [] if value is None or value != value else _texts(path, row, column)
+        wrong += [] if len(texts) == 1 else [f"{name} (line {row.line})"]
+        said.captions[name] = texts[0] if texts else ""
     if twice:
         raise DataError(f"{path.name} has {len(twice)} id(s) more than once: {shorten(twice)}; keep one caption each")
-    return found
+    if wrong:
+        told = f"{path.name} has {len(wrong)} row(s) whose {column} is not one text: {shorten(wrong)}"
+        raise DataError(f'{told}; give one caption each, "" where the system said nothing')
+    if not any(text.strip() for text in said.captions.values()):
+        told = f"{path.name} has no caption: of {len(rows)} row(s) {len(said.failed)} have an error"
+        raise DataError(f"{told}, the others are empty; give what a captioner wrote")
+    return said
 
 
 def references(path: Path) -> dict[str, list[str]]:
@@ -75,14 +99,14 @@ def _texts(path: Path, row: Row, column: str) -> list[str]:
 
 
 def identity(path: Path, row: Row) -> str:
-    """What names an item: AudioCaps' video and start, or a file's name without its folder."""
+    """What names an item: AudioCaps' video and start, or a file as it is given, with its folder."""
     video, start = string(row.cells.get("youtube_id")), string(row.cells.get("start_time"))
     if video:
         return f"{video}_{start}" if start else video
     for column in IDS:
         text = string(row.cells.get(column)).strip()
         if text:
-            return PurePosixPath(text).name
+            return text
     raise DataError(f"{path.name} line {row.line} names no item; give a column such as file_name or id")
 
 

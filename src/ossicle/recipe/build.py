@@ -18,11 +18,11 @@ from ossicle import adapters, backbones, devices
 from ossicle.adapters import store
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
-from ossicle.data.clips import readable
+from ossicle.data.clips import readable, reason
 from ossicle.errors import CheckpointError, UsageError
 from ossicle.files import write_atomic
 from ossicle.pictures import plots
-from ossicle.recipe import config, iterate
+from ossicle.recipe import config, iterate, trained
 from ossicle.recipe.backbone import check_same, settled, signature
 from ossicle.recipe.caption_llm import RECIPE, CaptionPlan
 from ossicle.recipe.classify import LABELS, ClassifyPlan
@@ -175,7 +175,7 @@ def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) ->
         kind: of task it must be; None takes any.
 
     Raises:
-        UsageError: if it is of another kind.
+        UsageError: if it is of another kind, or a change would do nothing.
         CheckpointError: if it is not an adapter folder or is broken.
         AdapterError: if it was trained on another backbone than the one at hand.
     """
@@ -185,12 +185,13 @@ def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) ->
     _check_whole(folder, manifest)
     _check_kind(where, str(manifest.get("task")), kind)
     try:
-        recipe = config.read(folder / RECIPE, changes)
+        recipe = config.read(folder / RECIPE)
         plan = PLANS[recipe.task.kind].saved(recipe, folder)
         known = [float(spread) for spread in manifest["backbone"]["signature"]]
         trained_on = str(manifest["backbone"]["digest"])
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise CheckpointError(f"{folder} is incomplete: {err}; train or fetch it again") from err
+    plan.recipe = recipe = trained.changed(recipe, changes)
     tensors = store.read_weights(folder)
     task: Any = plan.task(for_training=False)
     told = (
