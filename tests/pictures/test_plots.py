@@ -98,5 +98,5 @@ def test_threads_draw_the_same_picture() -> None:
 
 
 def test_pyplot_is_never_loaded() -> None:
-    code = "import sys, ossicle.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, ossicle.pictures.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
