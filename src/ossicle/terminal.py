@@ -16,7 +16,7 @@ from rich.text import Text
 
 GAP = "  "
 INDENT = "    "
-NARROW = 30  # a last column with less room than this is put beneath its row
+NARROW = 24  # a last column with less room than this is put beneath its row
 
 
 def say(text: str = "", *, error: bool = False, style: str = "") -> None:

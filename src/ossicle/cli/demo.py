@@ -128,8 +128,9 @@ def table(items: Sequence[Item]) -> None:
     rows = []
     for item in items:
         heard = [f"{label.replace('_', ' ')} {share:.0%}" for label, share in report.best(item.row, 3)]
-        rows.append((item.path.name, *heard, *[""] * (3 - len(heard)), f"{item.took_s:.2f} s", said(item)))
-    terminal.table(("file", "heard", "second", "third", "time", "right"), rows)
+        best, rest = heard[:1] or [""], ", ".join(heard[1:])
+        rows.append((item.path.name, *best, said(item), f"{item.took_s:.2f} s", rest))
+    terminal.table(("file", "heard", "right", "time", "or else"), rows, right=("time",))
 
 
 def captions(items: Sequence[Item]) -> None:
@@ -146,5 +147,5 @@ def said(item: Item) -> str:
     if item.row.error is not None:
         return "could not be read"
     if item.expected is None:
-        return "not a class the model knows"
+        return "no such class"
     return "yes" if item.right else "no"
