@@ -1,6 +1,5 @@
 """Help is quick, whole and true: no verb is imported for it, and it says what the verbs say."""
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.conftest import Ossicle
 
 import ossicle.cli
 from ossicle.cli import VERBS, command
@@ -49,17 +49,32 @@ def test_every_module_with_a_verb_is_in_the_list() -> None:
     assert modules - {"__init__"} == set(VERBS)
 
 
-def texts(made: Any) -> Iterator[str]:
-    """Every text that the help of a command and of those below it shows."""
-    yield made.help or ""
-    yield from (getattr(parameter, "help", None) or "" for parameter in made.params)
-    for below in getattr(made, "commands", {}).values():
-        yield from texts(below)
+def commands(made: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """A command and those below it, with the words that call them."""
+    yield words, made
+    for name, below in getattr(made, "commands", {}).items():
+        yield from commands(below, (*words, name))
 
 
+@pytest.mark.parametrize("width", [40, 60, 80])
 @pytest.mark.parametrize("name", VERBS)
-def test_no_help_has_brackets_which_would_be_taken_for_styles(name: str) -> None:
-    assert [text for text in texts(command(name)) if re.search(r"\[|:[a-z_]+:", text)] == []
+def test_no_help_is_cut(ossicle: Ossicle, monkeypatch: pytest.MonkeyPatch, name: str, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for words, made in commands(command(name), (name,)):
+        run = ossicle(*words, "--help")
+        told = " ".join(run.out.split())
+        assert run.code == 0 and "…" not in told
+        below = getattr(made, "commands", {}).values()
+        shown = [made.help.partition("\n\n")[0], *(one.help.partition("\n\n")[0] for one in below)]
+        shown += [option for parameter in made.params for option in parameter.opts if option.startswith("-")]
+        shown += [parameter.help or "" for parameter in made.params if hasattr(parameter, "help")]
+        assert [text for text in shown if " ".join(text.split()) not in told] == []
+
+
+def test_the_list_of_verbs_is_whole(ossicle: Ossicle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    told = " ".join(ossicle("--help").out.split())
+    assert [name for name, text in VERBS.items() if f"{name} {text}" not in told] == []
 
 
 @pytest.mark.parametrize("name", ["train", "models"])

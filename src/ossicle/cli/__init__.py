@@ -42,11 +42,11 @@ def app() -> typer.Typer:
     """The Typer application with every verb."""
     root = typer.Typer(
         cls=Verbs, help="Adapt big frozen models to hear: train about 1 % of a model on your own sounds.",
-        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     )  # fmt: skip
     root.callback()(_version)
     for name, told in VERBS.items():
-        root.command(name, help=told)(_unloaded)
+        root.command(name, help=told, short_help=told)(_unloaded)
     return root
 
 
@@ -64,15 +64,18 @@ class Verbs(TyperGroup):
 
 
 def command(name: str) -> Any:
-    """A verb as Typer runs it."""
+    """A verb as Typer runs it. Its help is plain text, as rich would cut names of options in a narrow terminal."""
     verb = getattr(importlib.import_module(f"ossicle.cli.{name}"), name)
-    if isinstance(verb, typer.Typer):
-        made: Any = get_group(verb)
-        made.name = name
-        return made
-    alone = typer.Typer(add_completion=False)
-    alone.command(name)(verb)
-    return get_command(alone)
+    if not isinstance(verb, typer.Typer):
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(name)(verb)
+        return get_command(alone)
+    verb.rich_markup_mode = None
+    made: Any = get_group(verb)
+    made.name = name
+    for below in made.commands.values():
+        below.short_help = below.help.partition("\n\n")[0]  # else it is cut
+    return made
 
 
 def main() -> None:
