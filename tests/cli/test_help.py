@@ -62,13 +62,13 @@ def test_no_help_is_cut(ossicle: Ossicle, monkeypatch: pytest.MonkeyPatch, name:
     monkeypatch.setenv("COLUMNS", str(width))
     for words, made in commands(command(name), (name,)):
         run = ossicle(*words, "--help")
-        told = " ".join(run.out.split())
+        told = "".join(run.out.split())
         assert run.code == 0 and "…" not in told
         below = getattr(made, "commands", {}).values()
         shown = [made.help.partition("\n\n")[0], *(one.help.partition("\n\n")[0] for one in below)]
         shown += [option for parameter in made.params for option in parameter.opts if option.startswith("-")]
         shown += [parameter.help or "" for parameter in made.params if hasattr(parameter, "help")]
-        assert [text for text in shown if " ".join(text.split()) not in told] == []
+        assert [text for text in shown if "".join(text.split()) not in told] == []
 
 
 def test_the_list_of_verbs_is_whole(ossicle: Ossicle, monkeypatch: pytest.MonkeyPatch) -> None:
