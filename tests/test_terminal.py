@@ -72,6 +72,9 @@ def test_lines_are_printed_as_they_are(columns: int | None, capsys: pytest.Captu
 
 def test_prose_is_folded_between_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "12")
+    terminal.prose("use `ossicle [x]` for birds", error=True)
+    assert capsys.readouterr().err == "use `ossicle [x]` for birds\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
     terminal.prose("use `ossicle [x]` for birds")
     assert capsys.readouterr().out.splitlines() == ["use `ossicle", "[x]` for", "birds"]
 

@@ -25,11 +25,11 @@ def say(text: str = "", *, error: bool = False, style: str = "") -> None:
     screen.print(_plain(text, screen), style=style, soft_wrap=True)
 
 
-def prose(text: str) -> None:
-    """Print sentences, folded between words to the width of the terminal."""
-    room = _room(_screen())
-    for line in [text] if room is None else _fold(text, room):
-        say(line)
+def prose(text: str, *, error: bool = False) -> None:
+    """Print sentences: folded between words in a terminal, as one line elsewhere."""
+    screen = _screen(error)
+    for line in _fold(text, screen.width) if screen.is_terminal else [text]:
+        say(line, error=error)
 
 
 def note(text: str) -> None:

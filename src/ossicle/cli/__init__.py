@@ -101,7 +101,9 @@ def main() -> None:
 def _leave(text: str, code: int) -> NoReturn:
     """Say why on one line, and end."""
     if text:
-        print(f"ossicle: {' '.join(text.splitlines())}", file=sys.stderr)
+        from ossicle import terminal  # inside, so that help needs no rich
+
+        terminal.prose(f"ossicle: {' '.join(text.splitlines())}", error=True)
     sys.exit(code)
 
 
