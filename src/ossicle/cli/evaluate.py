@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ossicle import terminal
 from ossicle.cli.train import opened
 from ossicle.contracts import Clip, Prediction
 from ossicle.data.splits import on_channel, select
@@ -75,13 +74,10 @@ def _counted(loaded: build.Loaded, clips: Sequence[Clip], rows: Sequence[Predict
 
 def _tell(result: Mapping[str, Any], absent: Mapping[str, str]) -> None:
     """A table of counts and scores, and what could not run."""
-    console = Console()
-    table = Table("score", "value")
-    for key, value in result.items():
-        table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
-    console.print(table)
+    cells = ((key, f"{value:.4f}" if isinstance(value, float) else str(value)) for key, value in result.items())
+    terminal.table(("score", "value"), cells)
     for name, reason in absent.items():
-        console.print(f"not run: {name}: {reason}", soft_wrap=True, markup=False)
+        terminal.say(f"not run: {name}: {reason}")
 
 
 def checked_precision(text: str) -> Precision:

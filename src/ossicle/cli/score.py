@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ossicle import terminal
 from ossicle.data import answers, manifest
 from ossicle.data import captions as texts
 from ossicle.errors import DataError, UsageError
@@ -142,33 +141,32 @@ def _count(scored: int, what: str, left_out: Mapping[str, str]) -> None:
     if left_out:
         shown = manifest.shorten([f"{name} ({reason})" for name, reason in left_out.items()])
         told += f", {len(left_out)} of {scored + len(left_out)} left out: {shown}"
-    Console().print(told, highlight=False, markup=False, soft_wrap=True)
+    terminal.say(told)
 
 
 def _tell(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
         return
-    console = Console()
-    table = Table("score", "value", "95 %", "difference", box=None, pad_edge=False)
+    rows = []
     for key, value in result["scores"].items():
         low, high = result.get("intervals", {}).get(key, (None, None))
         other = result.get("against", {}).get(key)
         span = "" if low is None else f"{low:.4f} to {high:.4f}"
         told = f"{other['difference']:+.4f} (p {other['p']:.4f})" if other else ""
-        table.add_row(key, f"{value:.4f}", span, told)
-    console.print(table)
+        rows.append((key, f"{value:.4f}", span, told))
+    terminal.table(("score", "value", "95 %", "difference"), rows, right=("value",))
     for key, value in result.get("vocabulary", {}).items():
-        console.print(f"{key}: {value:.4g}", highlight=False)
+        terminal.say(f"{key}: {value:.4g}")
     if "protocol" in result:
-        console.print(result["protocol"], soft_wrap=True)
+        terminal.prose(result["protocol"])
     reasons: dict[str, list[str]] = {}
     for name, reason in result.get("absent", {}).items():
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
-        console.print(f"not run: {', '.join(names)}: {reason}", soft_wrap=True, markup=False)
+        terminal.say(f"not run: {', '.join(names)}: {reason}")
     for note in result.get("notes", []):
-        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+        terminal.say(f"note: {note}")
 
 
 @score.command("retrieval")
@@ -230,7 +228,6 @@ def classify(
         _count(len(found.scores), "file", found.failed)
     _tell({"scores": scores, "left_out": found.failed, "classes": table, "notes": found.notes}, as_json)
     if not as_json:
-        shown = Table("class", "precision", "recall", "f1", "clips", box=None, pad_edge=False)
-        for one in table:
-            shown.add_row(one["label"], *(f"{one[k]:.3f}" for k in ("precision", "recall", "f1")), str(one["support"]))
-        Console().print(shown)
+        shown = ("precision", "recall", "f1")
+        rows = [(one["label"], *(f"{one[k]:.3f}" for k in shown), str(one["support"])) for one in table]
+        terminal.table(("class", *shown, "clips"), rows, right=(*shown, "clips"))

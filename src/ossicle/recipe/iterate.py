@@ -11,9 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from ossicle import devices
+from ossicle import devices, terminal
 from ossicle.adapters import store
 from ossicle.contracts import Batch, Clip
 from ossicle.errors import OssicleError
@@ -143,7 +141,7 @@ def foretell(plan: Plan, task: Any, parts: Split, *, quiet: bool) -> None:
     seconds = len(parts.train) * (hear + rounds * learn) + rounds * len(parts.val) * hear + len(parts.test) * hear
     what = f"{recipe.adapter.spec} on {recipe.backbone.name}, {len(parts.train):,} clips"
     if not quiet:
-        Console(stderr=True).print(f"{what}: at most about {_spoken(seconds)}", markup=False, highlight=False)
+        terminal.say(f"{what}: at most about {_spoken(seconds)}", error=True)
 
 
 def _timed(task: Any, clips: Sequence[Clip], *, learns: bool) -> list[float]:
