@@ -11,7 +11,7 @@ from tests.cli.conftest import Ossicle
 from ossicle.adapters import ADAPTERS
 from ossicle.adapters.count import count
 from ossicle.adapters.presets import PRESETS
-from ossicle.backbones import BACKBONES, weights
+from ossicle.backbones import BACKBONES, network, weights
 from ossicle.cli import doctor
 from ossicle.cli.adapters import BACKBONE, CHOICES
 
@@ -74,7 +74,7 @@ def test_the_papers_rows_are_there_for_who_asks(ossicle: Ossicle, monkeypatch: p
 def test_doctor_says_which_extra_to_install_and_yes_or_no(
     ossicle: Ossicle, monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
-    monkeypatch.setattr(weights, "hub_reachable", lambda: False)
+    monkeypatch.setattr(network, "hub_reachable", lambda: False)
     monkeypatch.setattr(doctor, "EXTRAS", {"no-such-package": "containers"})
     run = ossicle("doctor")
     told = " ".join(run.out.split())

@@ -66,6 +66,7 @@ class Encoder(nn.Module):
         self.usual_pooling = usual_pooling
         self.tags = tags
         self.digest = ""
+        self.origin: dict[str, Any] = {"source": "path", "origin": name, "verified": False}
         self.active: str | None = None
         self.adapters: dict[str, Any] = {}
 

@@ -17,7 +17,9 @@ Sounds = Annotated[
     str, typer.Argument(help="Folder of label folders, a folder with metadata.csv, a manifest, or esc50:PATH.")
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the adapter.")]
-Backbone = Annotated[str | None, typer.Option(help="A name from `ossicle models`.")]
+Backbone = Annotated[
+    str | None, typer.Option(help="A name from `ossicle models`, or several joined, such as mn04+whisper-tiny.en.")
+]
 Adapter = Annotated[
     str | None, typer.Option(help="Text such as 'lora(rank=8)+norm()', or a name from `ossicle adapters`.")
 ]
@@ -106,8 +108,13 @@ def _tell(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
         print(json.dumps(manifest))
         return
     sizes = manifest["parameters"]
-    share = sizes["adapter"] / sizes["backbone"]
-    terminal.say(f"trained {sizes['adapter']:,} adapter parameters ({share:.2%} of the backbone)")
+    if "head" in manifest:
+        terminal.say(f"head of {sizes['head']:,} parameters {manifest['head']['told']}")
+    if sizes["adapter"]:
+        share = sizes["adapter"] / sizes["backbone"]
+        terminal.say(f"trained {sizes['adapter']:,} adapter parameters ({share:.2%} of the backbone)")
+    if "kept" in manifest:
+        terminal.say(f"kept {manifest['kept']}")
     if "language_model" in sizes:
         terminal.say(f"trained {sizes['mapper']:,} mapper and {sizes['llm_lora']:,} LoRA parameters")
     for name, scores in manifest["scores"].items():

@@ -294,6 +294,7 @@ def _manifest(plan: Plan, task: Any, parts: Split, bad: dict[str, str]) -> dict[
         "task": recipe.task.kind,
         "backbone": {
             "name": recipe.backbone.name, "digest": task.encoder.digest, "signature": signature(task.encoder),
+            "encoders": {part.name: part.origin for part in task.encoder.encoders},
         },
         "adapter": recipe.adapter.spec,
         **plan.facts(task),
