@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from ossicle import terminal
 from ossicle.cli.predict import predictor_of, to_file
 from ossicle.contracts import Prediction
 from ossicle.recipe import build, config
@@ -69,5 +69,4 @@ def _tell(row: Prediction, as_json: bool) -> None:
         print(json.dumps(asdict(row), ensure_ascii=False), flush=True)
         return
     span = "" if row.end is None else f" {row.start:.1f}–{row.end:.1f} s"
-    console = Console(stderr=row.error is not None)
-    console.print(f"{row.path}{span}: {row.error or row.caption}", markup=False, highlight=False, soft_wrap=True)
+    terminal.say(f"{row.path}{span}: {row.error or row.caption}", error=row.error is not None)

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ossicle import terminal
 from ossicle.cli.train import opened
 from ossicle.data.splits import on_channel, select
 from ossicle.devices import Precision
@@ -54,10 +53,8 @@ def evaluate(
     if as_json:
         print(json.dumps(result))
     else:
-        table = Table("score", "value")
-        for key, value in result.items():
-            table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
-        Console().print(table)
+        cells = ((key, f"{value:.4f}" if isinstance(value, float) else str(value)) for key, value in result.items())
+        terminal.table(("score", "value"), cells)
     raise typer.Exit(1 if failed else 0)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from ossicle import terminal
 from ossicle.deliver import merge as merging
 
 
@@ -25,11 +25,9 @@ def merge(
     if as_json:
         print(json.dumps(told))
         return
-    console = Console()
     shown = ", ".join(f"{w:.3g}" for w in told["weights"])
-    console.print(f"{len(folders)} LoRAs to one of rank {told['rank']} ({how}, weights {shown})", highlight=False)
-    console.print(
-        f"its correction differs from the weighted sum of theirs by {told['difference']:.1e} of the largest value",
-        highlight=False,
+    terminal.say(f"{len(folders)} LoRAs to one of rank {told['rank']} ({how}, weights {shown})")
+    terminal.say(
+        f"its correction differs from the weighted sum of theirs by {told['difference']:.1e} of the largest value"
     )
-    console.print(f"captioner in {out}", markup=False, soft_wrap=True)
+    terminal.say(f"captioner in {out}")

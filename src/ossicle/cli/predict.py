@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from ossicle import terminal
 from ossicle.cli.evaluate import checked_precision
 from ossicle.predict.predictor import Predictor, predict_to_file
 from ossicle.recipe import build
@@ -53,11 +53,10 @@ def predictor_of(
 def to_file(predictor: Predictor, paths: list[str], out: Path, extras: Mapping[str, object]) -> int:
     """Rows of files, folders and globs in one table; 1 if some could not be read, else 0."""
     files = audio.find(paths)
-    with Console(stderr=True).status(f"0 of {len(files)} files") as status:
+    with terminal.waiting(f"0 of {len(files)} files") as tell:
         summary = predict_to_file(
             predictor, files, out, extras=extras,
-            progress=lambda done: status.update(f"{done} of {len(files)} files"),
+            progress=lambda done: tell(f"{done} of {len(files)} files"),
         )  # fmt: skip
-    text = f"{summary.rows} rows for {summary.files} files in {out}; {summary.failed} could not be read"
-    Console().print(text, markup=False, soft_wrap=True)
+    terminal.say(f"{summary.rows} rows for {summary.files} files in {out}; {summary.failed} could not be read")
     return 1 if summary.failed else 0

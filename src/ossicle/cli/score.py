@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ossicle import terminal
 from ossicle.data import captions as texts
 from ossicle.data import manifest
 from ossicle.errors import DataError, UsageError
@@ -90,24 +89,23 @@ def _tell(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
         return
-    console = Console()
-    table = Table("score", "value", "95 %", "difference", box=None, pad_edge=False)
+    rows = []
     for key, value in result["scores"].items():
         low, high = result.get("intervals", {}).get(key, (None, None))
         other = result.get("against", {}).get(key)
         span = "" if low is None else f"{low:.4f} to {high:.4f}"
         told = f"{other['difference']:+.4f} (p {other['p']:.4f})" if other else ""
-        table.add_row(key, f"{value:.4f}", span, told)
-    console.print(table)
+        rows.append((key, f"{value:.4f}", span, told))
+    terminal.table(("score", "value", "95 %", "difference"), rows, right=("value",))
     for key, value in result.get("vocabulary", {}).items():
-        console.print(f"{key}: {value:.4g}", highlight=False)
+        terminal.say(f"{key}: {value:.4g}")
     if "protocol" in result:
-        console.print(result["protocol"], soft_wrap=True)
+        terminal.prose(result["protocol"])
     reasons: dict[str, list[str]] = {}
     for name, reason in result.get("absent", {}).items():
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
-        console.print(f"not run: {', '.join(names)}: {reason}", soft_wrap=True, markup=False)
+        terminal.say(f"not run: {', '.join(names)}: {reason}")
 
 
 @score.command("retrieval")
@@ -162,10 +160,9 @@ def classify(
     table = [vars(row) for row in classes.per_class(matrix, names)]
     _tell({"scores": scores, "classes": table}, as_json)
     if not as_json:
-        shown = Table("class", "precision", "recall", "f1", "clips", box=None, pad_edge=False)
-        for one in table:
-            shown.add_row(one["label"], *(f"{one[k]:.3f}" for k in ("precision", "recall", "f1")), str(one["support"]))
-        Console().print(shown)
+        shown = ("precision", "recall", "f1")
+        rows = [(one["label"], *(f"{one[k]:.3f}" for k in shown), str(one["support"])) for one in table]
+        terminal.table(("class", *shown, "clips"), rows, right=(*shown, "clips"))
 
 
 def _labels(truth: Path) -> dict[str, str]:

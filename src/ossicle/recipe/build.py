@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from ossicle import adapters, backbones, devices
+from ossicle import adapters, backbones, devices, terminal
 from ossicle.adapters import store
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
 from ossicle.errors import CheckpointError, UsageError
 from ossicle.files import write_atomic
-from ossicle.pictures import plots
 from ossicle.recipe import config
 from ossicle.recipe.backbone import check_same, settled, signature
 from ossicle.recipe.caption_llm import RECIPE, CaptionPlan
@@ -127,17 +124,19 @@ def _settled(recipe: Recipe, begun: Path | None) -> Recipe:
                 recipe = recipe.model_copy(update={table: getattr(recipe, table).model_copy(update={key: known})})
     recipe, notice = settled(recipe)
     if notice:
-        Console(stderr=True).print(f"note: {notice}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        terminal.note(notice)
     return recipe
 
 
 def _telling(text: str, quiet: bool) -> AbstractContextManager[object]:
     """Something to look at while there is no progress bar."""
-    return nullcontext() if quiet else Console(stderr=True).status(text)
+    return nullcontext() if quiet else terminal.waiting(text)
 
 
 def _finish(plan: Plan, task: Any, parts: Split, manifest: dict[str, Any], out: Path) -> dict[str, Any]:
     """Score the kept weights; write manifest, card and curve."""
+    from ossicle.pictures import plots  # matplotlib takes longer to import than a prediction to make
+
     manifest["scores"] = manifest.get("scores", {}) | _final_scores(plan, task, parts, out)
     manifest["data"]["unreadable"] = sorted({Path(path).name for path in task.unreadable})
     store.save_manifest(out, manifest)

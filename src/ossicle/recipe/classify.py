@@ -18,7 +18,6 @@ from ossicle.backbones.layers import Standardize
 from ossicle.contracts import Clip, Prediction
 from ossicle.errors import AudioError, DataError, UsageError
 from ossicle.metrics import classify as metrics
-from ossicle.pictures import plots
 from ossicle.recipe import backbone
 from ossicle.recipe.backbone import shared_out
 from ossicle.recipe.config import Recipe
@@ -178,6 +177,8 @@ class ClassifyPlan:
     ) -> list[dict[str, Any]]:
         """Wanted and given label of each clip, and the confusion matrix as a picture."""
         if not task.multi_label:
+            from ossicle.pictures import plots  # matplotlib takes longer to import than a prediction to make
+
             good = [(c, r) for c, r in zip(clips, rows, strict=True) if r.error is None]
             index = {label: i for i, label in enumerate(task.labels)}
             wanted = np.array([index[c.labels[0]] for c, _ in good])

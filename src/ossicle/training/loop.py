@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from ossicle import terminal
 from ossicle.adapters import store
 from ossicle.contracts import Batch, Clip, Learner, Task
 from ossicle.devices import resolve
@@ -83,7 +81,7 @@ def fit(
     if resume:
         run.restore(checkpoint.load(out))
     train, val = bound(train, window_s), bound(val, window_s)
-    with _stop_on_interrupt() as stop, _progress(quiet) as bar:
+    with _stop_on_interrupt() as stop, terminal.progress(quiet) as bar:
         for epoch in range(run.epoch, settings.epochs):
             began = time.perf_counter()
             job = bar.add_task(f"epoch {epoch + 1}/{settings.epochs}", total=run.per_epoch, completed=run.step)
@@ -102,6 +100,9 @@ class _Run:
     """The moving state of one training."""
 
     def __init__(self, task: Learner, clips: int, settings: Settings, out: Path) -> None:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
         self.task, self.settings, self.out = task, settings, out
         self.per_epoch = -(-clips // settings.batch)
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -270,8 +271,3 @@ def _stop_on_interrupt() -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _progress(quiet: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, disable=quiet)
