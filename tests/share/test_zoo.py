@@ -131,6 +131,23 @@ def test_a_folder_of_sounds_hides_no_name(here: Path) -> None:
         zoo.find("whisper-tiny.en")
 
 
+@pytest.mark.parametrize("name", ["mn04", "mn04+whisper-tiny.en", "beats-iter3+", "beats-iter3++yamnet"])
+def test_a_backbone_alone_or_joined_is_no_adapter(here: Path, name: str) -> None:
+    (here / name).mkdir()
+    assert zoo.backbone(name) == name
+    with pytest.raises(
+        CheckpointError, match=f"'{re.escape(name)}' is a backbone, but an adapter .*and give DIR"
+    ) as told:
+        zoo.find(name)
+    assert ("its own 527 classes are those of `ossicle predict mn04` alone" in str(told.value)) == (name == "mn04")
+    (here / name / "ossicle.json").write_text("{}")
+    assert zoo.backbone(name) == "" and zoo.find(name) == Path(name)
+
+
+def test_what_is_no_backbone(here: Path) -> None:
+    assert [zoo.backbone(name) for name in (*zoo.NAMES, "", ".", "me/birds", "mn4", "mn04+", "mn04+birds")] == [""] * 8
+
+
 def test_a_folder_that_is_an_adapter_comes_first(here: Path) -> None:
     for name in (zoo.NAMES[0], "whisper-tiny.en", "me/birds"):
         (here / name).mkdir(parents=True)

@@ -36,15 +36,16 @@ def test_one_encoder_equals_the_librarys_own_regression() -> None:
 
 
 def test_an_encoder_that_hears_nothing_costs_nothing() -> None:
-    features, targets = clouds(each=40, apart=0.7)
+    features, targets = clouds(each=80, apart=0.7)
     noise = np.random.default_rng(1).standard_normal((len(features), 400)).astype(np.float32)
-    held = {
-        name: (fitted.fit(blocks, targets, names(len(features))).held_out.argmax(1) == targets.argmax(1)).mean()
-        for name, blocks in {"alone": [features], "after": [features, noise], "before": [noise, features]}.items()
-    }
-    assert held["after"] >= held["alone"] - 0.02 and held["before"] >= held["alone"] - 0.02
-    assert fitted.fit([features, noise], targets, names(len(features))).shares[1] <= 0.35
-    assert fitted.fit([noise, features], targets, names(len(features))).shares[0] == 0.0
+    learn, test = np.arange(0, len(features), 2), np.arange(1, len(features), 2)
+    right = {}
+    for name, blocks in {"alone": [features], "after": [features, noise], "before": [noise, features]}.items():
+        found = fitted.fit([block[learn] for block in blocks], targets[learn], names(len(learn)))
+        told = given(found, np.concatenate([block[test] for block in blocks], axis=1))
+        right[name] = (told.argmax(1) == targets[test].argmax(1)).mean()
+    assert 0.6 < right["alone"] < 0.95  # there is something to lose
+    assert right["after"] >= right["alone"] - 0.04 and right["before"] >= right["alone"] - 0.04
 
 
 def test_two_encoders_that_each_hear_half_are_better_together() -> None:

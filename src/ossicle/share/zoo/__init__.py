@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from ossicle.adapters import store
-from ossicle.backbones import BACKBONES
-from ossicle.errors import CheckpointError
+from ossicle.backbones import BACKBONES, names_of, skeleton
+from ossicle.errors import CheckpointError, UnknownNameError
 from ossicle.share import hub
 from ossicle.training.checkpoint import LAST
 
@@ -28,21 +28,37 @@ def find(where: str) -> Path:
         return folder
     if where in NAMES:
         return Path(__file__).parent / where
-    if where in BACKBONES:
+    if name := backbone(where):
         raise CheckpointError(
-            f"'{where}' is a backbone, but an adapter trained on one is wanted; train it with"
-            f" `ossicle train classify DATA --backbone {where} --out DIR` and give DIR"
+            f"'{name}' is a backbone, but an adapter trained on one is wanted; train it with"
+            f" `ossicle train classify DATA --backbone {name} --out DIR` and give DIR{_tags(name)}"
         )
     if where and os.path.lexists(folder):
         raise CheckpointError(f"'{where}' is not an adapter folder: {_lacks(folder)}")
     if hub.REPO.fullmatch(where) and not where.startswith("."):
         return hub.fetch(where)
-    near = difflib.get_close_matches(where, NAMES, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(where, (*NAMES, *BACKBONES), n=1, cutoff=0.7)
     hint = f"did you mean '{near[0]}'?" if near else "give the --out of a training, or one of these"
     raise CheckpointError(
         f"no adapter folder '{where}'; looked for a folder with {store.MANIFEST}, an adapter that ships"
         f" ({', '.join(NAMES)}), a backbone, and a name/repository of the hub; {hint}"
     )
+
+
+def backbone(where: str) -> str:
+    """The backbone, alone or joined, that a name means in the order of `find`; "" where it means something else."""
+    if where in NAMES or (where and (Path(where) / store.MANIFEST).is_file()):
+        return ""
+    try:
+        return where if "+".join(names_of(where)) == where else ""
+    except UnknownNameError:
+        return ""
+
+
+def _tags(name: str) -> str:
+    """What a tagger can do untrained; "" of others."""
+    tags = skeleton(name).tags if name in BACKBONES else None
+    return "" if tags is None else f"; its own {len(tags.labels)} classes are those of `ossicle predict {name}` alone"
 
 
 def _lacks(path: Path) -> str:
