@@ -14,6 +14,7 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 import pytest
+from tests.conftest import pulled
 
 from ossicle.errors import CheckpointError, UsageError
 from ossicle.share import zoo
@@ -128,17 +129,18 @@ def ossicle(hub: Hub, home: Path, *words: str, token: str = "hf_test") -> subpro
 
 
 def test_push_and_use_from_the_hub(hub: Hub, tmp_path: Path, whisper_weights: Path) -> None:
-    pushed = ossicle(hub, tmp_path, "push", "esc50-whisper-tiny", "me/birds")
+    pulled("yamnet")
+    pushed = ossicle(hub, tmp_path, "push", "esc50-offline", "me/birds")
     assert (pushed.returncode, pushed.stderr) == (0, ""), pushed.stderr
     assert f"me/birds/commit/{COMMIT}" in pushed.stdout
     assert set(hub.repos["me/birds"]) == FILES
-    folder = zoo.find("esc50-whisper-tiny")
+    folder = zoo.find("esc50-offline")
     assert hub.repos["me/birds"]["ossicle.safetensors"] == (folder / "ossicle.safetensors").read_bytes()
     wave = tmp_path / "a.wav"
     from tests import tiny
 
     tiny.write_tone(wave, 440.0, 2.0)
-    for name in ("me/birds", "esc50-whisper-tiny"):
+    for name in ("me/birds", "esc50-offline"):
         done = ossicle(hub, tmp_path, "predict", name, str(wave), "--out", str(tmp_path / f"{name[:2]}.jsonl"))
         assert done.returncode == 0, done.stderr
     scores = [json.loads((tmp_path / f"{name}.jsonl").read_text())["scores"] for name in ("me", "es")]
@@ -146,7 +148,7 @@ def test_push_and_use_from_the_hub(hub: Hub, tmp_path: Path, whisper_weights: Pa
 
 
 def test_refusals_are_one_line(hub: Hub, tmp_path: Path) -> None:
-    refused = ossicle(hub, tmp_path, "push", "esc50-whisper-tiny", "me/birds", token="hf_wrong")
+    refused = ossicle(hub, tmp_path, "push", "esc50-offline", "me/birds", token="hf_wrong")
     assert refused.returncode == 2 and "me/birds was not uploaded" in refused.stderr and "HF_TOKEN" in refused.stderr
     absent = ossicle(hub, tmp_path, "predict", "me/fish", str(tmp_path), "--out", str(tmp_path / "x.csv"))
     assert absent.returncode in (1, 2) and "no folder 'me/fish'" in absent.stderr

@@ -27,7 +27,10 @@ BATCH = 16
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for report.html; made if absent.")] = Path("demo"),
-    adapter: Annotated[str, typer.Option(help="Adapter folder or the name of one that ships.")] = "esc50-whisper-tiny",
+    adapter: Annotated[
+        str | None,
+        typer.Option(help="Adapter folder or the name of one that ships; usually the first whose encoders can be had."),
+    ] = None,
     captioner: Annotated[
         str, typer.Option(help="Captioner folder or the name of one that ships; '' writes no captions.")
     ] = "scenes-whisper-tiny",
@@ -39,8 +42,7 @@ def demo(
         raise UsageError(f"--out {out} cannot be a folder: {err.strerror}; give another") from None
     with terminal.waiting(f"fetching {SOUNDS}") as tell:
         sounds = sorted(weights.fetch(SOUNDS).glob("*.mp3"))
-        tell(f"loading {adapter}")
-        loaded = build.load(adapter, kind="classify")
+        loaded = usual(tell) if adapter is None else build.load(adapter, kind="classify")
         writer = None
         if captioner:
             tell(f"loading {captioner}")
@@ -55,9 +57,9 @@ def demo(
             items = captioned(items, writer, tell)
         tell("writing the report")
         took_s = sum(item.took_s for item in items)
+        model = described(loaded, zoo.find(adapter or loaded.name))
         page = report.html_report(
-            items, title=f"What {loaded.name} heard", model=described(loaded, zoo.find(adapter)), took_s=took_s,
-            folder=out, notes=notes,
+            items, title=f"What {loaded.name} heard", model=model, took_s=took_s, folder=out, notes=notes,
         )  # fmt: skip
         report.save(page, out / "report.html")
     table(items)
@@ -71,6 +73,27 @@ def demo(
     terminal.say(report.verdict(items) or "no sound here is of a class the model knows")
     terminal.say(f"report in {out / 'report.html'}")
     raise typer.Exit(1 if any(item.row.error is not None for item in items) else 0)
+
+
+def usual(tell: Callable[[str], None]) -> build.Loaded:
+    """The first classifier that ships whose encoders can be had; of the others it is told why not.
+
+    Raises:
+        WeightsError: if none can.
+    """
+    faults = []
+    for name in zoo.CLASSIFIERS:
+        tell(f"loading {name}")
+        try:
+            loaded = build.load(name, kind="classify")
+        except WeightsError as err:
+            faults.append(f"{name} cannot be used: {err}")
+            continue
+        for fault in faults:
+            terminal.note(fault)
+        terminal.note(f"the classifier is {name}, on {loaded.recipe.backbone.name}")
+        return loaded
+    raise WeightsError("; ".join(faults))
 
 
 def captioner_or_none(captioner: str) -> build.Loaded | None:

@@ -10,7 +10,10 @@ from ossicle.errors import CheckpointError, UnknownNameError
 from ossicle.share import hub
 from ossicle.training.checkpoint import LAST
 
-NAMES = ("esc50-whisper-tiny", "scenes-whisper-tiny")
+# Classifiers in the order in which the demo tries them: the second needs nothing but a package index.
+CLASSIFIERS = ("esc50", "esc50-offline")
+NAMES = (*CLASSIFIERS, "scenes-whisper-tiny")
+GONE = {"esc50-whisper-tiny": "esc50 (hears with mn04 too) or esc50-offline (with YAMNet, from a package index alone)"}
 
 
 def find(where: str) -> Path:
@@ -28,6 +31,8 @@ def find(where: str) -> Path:
         return folder
     if where in NAMES:
         return Path(__file__).parent / where
+    if where in GONE:
+        raise CheckpointError(f"'{where}' ships no longer; use {GONE[where]}")
     if name := backbone(where):
         raise CheckpointError(
             f"'{name}' is a backbone, but an adapter trained on one is wanted; train it with"
