@@ -158,7 +158,7 @@ def test_a_tagger_at_any_length_and_any_number_of_clips(kind: str, seconds: floa
     assert told == export.Exported(rate, round(seconds * rate), told.torch)  # nothing is resampled
     waves = tiny.waves(5, seconds=seconds * rate / tiny.RATE_HZ)
     expected = torch.cat([made.task.probabilities(made.task.logits(Batch([], waves=w[None]))) for w in waves])
-    assert expected.std(dim=0).max() > 0.05  # or everything would agree
+    assert expected.std(dim=0).max() > 0.02  # or everything would agree
     assert np.abs(run(file, waves.numpy()) - expected.detach().numpy()).max() < 1e-4
 
 
@@ -193,6 +193,7 @@ def test_resampling_that_is_not_predicts_is_noticed(
     monkeypatch.setattr(graph, "soxr_filter", lambda ratio: torch.nn.functional.pad(torch.ones(1, 1, 1), (200, 200)))
     with pytest.raises(CheckpointError, match=r"differs from predict by .*, at most 0\.001 is wanted"):
         export.to_onnx(both, tmp_path / "birds.onnx", seconds=0.8)
+    assert not list(tmp_path.iterdir())
 
 
 def test_rates_that_do_not_divide_are_refused(tmp_path: Path) -> None:

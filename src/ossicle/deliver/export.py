@@ -120,7 +120,7 @@ def to_onnx(loaded: Loaded, path: Path, *, seconds: float) -> Exported:
         UsageError: if the packages of the extra `export` are missing, or the encoders' rates do not fit.
         AudioError: if the length is too short.
         CheckpointError: if the file cannot be written, or onnxruntime's probabilities differ by more than 1e-4, or by
-            more than 1e-3 from what `predict` gives.
+            more than 1e-3 from what `predict` gives; then there is no file, or the earlier one.
     """
     _need_packages()
     task = loaded.task
@@ -139,12 +139,19 @@ def to_onnx(loaded: Loaded, path: Path, *, seconds: float) -> Exported:
     assert program is not None
     notes = {"labels": json.dumps(task.labels), "rate_hz": module.rate_hz, "samples": samples, "adapter": loaded.name}
     program.model.metadata_props.update({f"ossicle.{key}": str(value) for key, value in notes.items()})
-    write_atomic(path, lambda part: program.save(part))
-    return check(path, task, samples)
+    made = program.model_proto.SerializeToString()
+    found = check(made, task, samples)
+    write_atomic(path, lambda part: part.write_bytes(made))
+    return found
 
 
-def check(path: Path, task: Classifier, samples: int) -> Exported:
+def check(file: Path | bytes, task: Classifier, samples: int) -> Exported:
     """How far a file's probabilities are from the task's, for one clip and for three.
+
+    Args:
+        file: or what is to be written into one.
+        task: trained, on the CPU.
+        samples: of a clip.
 
     Raises:
         CheckpointError: if it is too far.
@@ -152,7 +159,7 @@ def check(path: Path, task: Classifier, samples: int) -> Exported:
     import onnxruntime
 
     module = WholeClassifier(task).eval()
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     near, far = [], []
     for batch in (1, 3):
         waves = _sounds(batch, samples)
@@ -160,9 +167,9 @@ def check(path: Path, task: Classifier, samples: int) -> Exported:
         near.append(float(np.abs(got - original(module, waves).numpy()).max()))
         far.append(float(np.abs(got - original(module, waves, by_soxr=True).numpy()).max()))
     if not max(near) <= TOLERANCE:
-        raise CheckpointError(f"{path.name} differs from torch by {max(near):.1e}, at most {TOLERANCE} is wanted")
+        raise CheckpointError(f"the ONNX graph differs from torch by {max(near):.1e}, at most {TOLERANCE} is wanted")
     if not max(far) <= RESAMPLED:
-        raise CheckpointError(f"{path.name} differs from predict by {max(far):.1e}, at most {RESAMPLED} is wanted")
+        raise CheckpointError(f"the ONNX graph differs from predict by {max(far):.1e}, at most {RESAMPLED} is wanted")
     resampled = len({ear.encoder.rate_hz for ear in task.listener.ears}) > 1
     return Exported(module.rate_hz, samples, max(near), max(far) if resampled else None)
 
