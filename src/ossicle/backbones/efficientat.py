@@ -130,7 +130,10 @@ class MobileStem(nn.Module):
 
     def forward(self, features: Tensor, frames: Tensor | None) -> tuple[Tensor, TokenGrid, Tensor | None]:
         """(batch, frames, mels) to tokens; see `encoder.Stem`. Rows of one length run together."""
-        own = [features.shape[1]] * len(features) if frames is None else frames.tolist()
+        if frames is None:
+            made = self._map(features)
+            return made.flatten(1, 2), self.grid(made.shape[1] * made.shape[2], features.shape[2]), None
+        own = frames.tolist()
         groups = {n: [i for i, other in enumerate(own) if other == n] for n in sorted(set(own))}
         maps = {n: self._map(features[rows, :n]) for n, rows in groups.items()}
         longest = max(made.shape[1] for made in maps.values())

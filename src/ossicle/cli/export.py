@@ -34,9 +34,9 @@ def export(
         return
     task = loaded.recipe.task
     length = seconds or task.shortest_s or task.window_s
-    worst = exporting.to_onnx(loaded, to, seconds=length)
-    rate = loaded.task.encoder.rate_hz
+    made = exporting.to_onnx(loaded, to, seconds=length)
+    resampled = "" if made.predict is None else f", from predict by {made.predict:.1e} for what it resamples"
     terminal.say(
-        f"{to}: waves (batch, {round(length * rate)}) at {rate} Hz to probabilities of {len(loaded.task.labels)}"
-        f" classes; differs from torch by at most {worst:.1e}"
+        f"{to}: waves (batch, {made.samples}) at {made.rate_hz} Hz to probabilities of {len(loaded.task.labels)}"
+        f" classes; differs from torch by at most {made.torch:.1e}{resampled}"
     )
