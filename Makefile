@@ -6,7 +6,10 @@ STAMP := $(VENV)/.installed
 MODELS := whisper-tiny.en smollm2-135m-instruct
 TEST_MODELS := $(MODELS) dinov2-small all-minilm-l6-v2
 
-.PHONY: install demo test check fix docs bench fuzz clean
+# The plainest instructions of torch and MKL, and those of most processors in oneDNN; they read this when they start.
+PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1
+
+.PHONY: install demo test numerics check fix docs bench fuzz clean
 
 install: $(STAMP)
 
@@ -24,7 +27,13 @@ demo: install
 
 test: install
 	$(BIN)/ossicle models pull $(TEST_MODELS) sample-sounds
+	$(BIN)/python -m tests.instructions
 	$(BIN)/python -m pytest
+
+numerics: install
+	$(BIN)/ossicle models pull $(firstword $(MODELS))
+	$(PLAIN) $(BIN)/python -m tests.instructions
+	$(PLAIN) $(BIN)/python -m pytest -m 'numerics and not slow and not gpu'
 
 check: install
 	$(BIN)/ruff check .

@@ -20,7 +20,9 @@ from tests import tiny
 from tests.adapters.cases import CASES, Case
 from tests.conftest import tries
 
+pytestmark = pytest.mark.numerics
 KINDS = ("ast", "dinov2", "whisper")
+TOLERANCE = 1e-4  # as between ports: other batches are other float32 sums
 cases = pytest.mark.parametrize("case", CASES, ids=lambda c: c.text)
 
 
@@ -163,7 +165,7 @@ def test_merges_if_linear_or_says_what_is_not(encoder: Encoder, case: Case) -> N
         return
     merge(encoder, "default")
     assert not encoder.adapters
-    assert torch.allclose(output(encoder), expected, atol=1e-4)
+    assert torch.allclose(output(encoder), expected, atol=TOLERANCE)
 
 
 @cases
@@ -177,13 +179,13 @@ def test_two_adapters_serve_one_batch_row_by_row(encoder: Encoder, case: Case) -
         one, two = (encoder(tiny.waves(), adapter=n) for n in ("one", "two"))
         mixed = encoder(tiny.waves(), adapter=("two", "one"), layers=(1, encoder.depth))
         half = encoder(tiny.waves(), adapter=(None, "one"))
-    assert torch.allclose(real(mixed, 0), real(two, 0), atol=1e-5)
-    assert torch.allclose(real(mixed, 1), real(one, 1), atol=1e-5)
-    assert torch.allclose(real(half, 0), frozen[0], atol=1e-5)
+    assert torch.allclose(real(mixed, 0), real(two, 0), atol=TOLERANCE)
+    assert torch.allclose(real(mixed, 1), real(one, 1), atol=TOLERANCE)
+    assert torch.allclose(real(half, 0), frozen[0], atol=TOLERANCE)
     pooled = pool(mixed, (encoder.depth,), "mean")
-    assert torch.allclose(pooled[1], one.tokens[1].mean(dim=0), atol=1e-5)
+    assert torch.allclose(pooled[1], one.tokens[1].mean(dim=0), atol=TOLERANCE)
     remove(encoder, "one")
-    assert torch.allclose(output(encoder), two.tokens, atol=1e-5)
+    assert torch.allclose(output(encoder), two.tokens, atol=TOLERANCE)
 
 
 @cases
@@ -195,7 +197,7 @@ def test_neighbours_never_change_a_row(encoder: Encoder, case: Case) -> None:
     both = encoder(long, torch.tensor([16_000, 12_000]))
     alone = encoder(long[1:, :12_000]).tokens[0]
     assert both.mask is not None
-    assert torch.allclose(real(both, 1), alone, atol=1e-4)
+    assert torch.allclose(real(both, 1), alone, atol=TOLERANCE)
 
 
 def test_full_trains_everything_and_goes_without_a_trace(encoder: Encoder) -> None:

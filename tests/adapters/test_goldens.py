@@ -15,6 +15,7 @@ from ossicle.backbones.encoder import Encoder
 from ossicle.contracts import Context, TokenGrid
 from ossicle.tasks.features import pool
 
+pytestmark = pytest.mark.numerics
 SITES = {"adapter_module_MHSA": "attn", "adapter_module_FFN": "mlp"}
 LINEARS = {
     "linear_downsample": "down", "linear_upsample": "up",

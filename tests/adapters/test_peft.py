@@ -10,6 +10,7 @@ import transformers
 from ossicle.adapters import inject, load_state, parse, trainable
 from ossicle.backbones import freeze, keys, patches
 
+pytestmark = pytest.mark.numerics
 KW = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48, "max_length": 60}
 
 
@@ -37,9 +38,12 @@ def test_lora_equals_peft_on_ast() -> None:
     load_state(ours, "default", {k: v.detach() for k, v in copied.items()})
 
     features = torch.randn(2, 60, 128)
+    towards = torch.randn(theirs(features).last_hidden_state.shape)
     expected, got = theirs(features).last_hidden_state, ours.encode(features).tokens
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
-    expected.square().mean().backward()
-    got.square().mean().backward()
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+    (expected * towards).mean().backward()  # not of squares: the last norm keeps their mean, so nothing would flow
+    (got * towards).mean().backward()
     for key, value in trainable(ours, "default").items():
-        torch.testing.assert_close(value.grad, copied[key].grad, atol=1e-5, rtol=1e-4)
+        size = copied[key].grad.abs().max()
+        assert size > 1e-5
+        torch.testing.assert_close(value.grad / size, copied[key].grad / size, atol=1e-4, rtol=0)

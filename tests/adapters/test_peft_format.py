@@ -17,9 +17,10 @@ from ossicle.backbones.encoder import Encoder
 from ossicle.backbones.whisper import WhisperSizes
 from ossicle.errors import AdapterError, CheckpointError
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.is_gradient_checkpointing:FutureWarning"  # peft asks transformers for it
-)
+pytestmark = [
+    pytest.mark.numerics,
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),  # peft asks transformers for it
+]
 SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 48}
 LORA = "lora(rank=4,alpha=2,targets=kvo,blocks=1-2)+norm()"
 
@@ -86,7 +87,7 @@ def test_peft_computes_the_same_and_the_way_back_loses_nothing(kind: str, tmp_pa
     x = torch.randn(INPUTS[kind])
     with torch.no_grad():
         expected = tokens(ours, kind, x)
-        assert torch.allclose(theirs(x).last_hidden_state, expected, atol=1e-5)
+        assert torch.allclose(theirs(x).last_hidden_state, expected, atol=1e-4)
     reference_again, fresh = PAIRS[kind]()
     frozen = {k: v for k, v in ours.state_dict().items() if ".deltas." not in k}
     fresh.load_state_dict({k.replace(".base", ""): v for k, v in frozen.items()})
@@ -101,6 +102,7 @@ def test_every_backbone_of_transformers_has_names() -> None:
 
 
 def test_a_folder_made_by_peft_itself(tmp_path: Path) -> None:
+    torch.manual_seed(0)
     reference, ours = whisper_pair()
     config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], use_rslora=True, init_lora_weights=False)
     theirs = peft.get_peft_model(reference, config).eval()
@@ -108,7 +110,7 @@ def test_a_folder_made_by_peft_itself(tmp_path: Path) -> None:
     from_peft(freeze(ours), tmp_path)
     x = torch.randn(2, 80, 120)
     with torch.no_grad():
-        assert torch.allclose(tokens(ours, "whisper", x), theirs(x).last_hidden_state, atol=1e-5)
+        assert torch.allclose(tokens(ours, "whisper", x), theirs(x).last_hidden_state, atol=1e-4)
 
 
 @pytest.mark.parametrize("text", ["bottleneck(rank=2)", "lora(rank=2)+bottleneck(rank=2)", "norm()", "bitfit()"])

@@ -86,6 +86,7 @@ FORMATS: dict[str, Callable[[State], object]] = {
 }
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_ast_format_gives_the_same_encoder(tmp_path: Path, name: str) -> None:
     reference, state = tiny_state(patches.PatchSizes(dim=64, depth=2, heads=1, hidden=96, eps=1e-12))
@@ -109,6 +110,7 @@ def test_ssast_frame_patches_are_read_from_the_file(tmp_path: Path) -> None:
     assert (grid.freq, grid.time, grid.extra) == (1, 49, 2)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("prefix", ["", "encoder.", "model.encoder."])
 def test_whisper_encoder_or_whole_model(tmp_path: Path, prefix: str) -> None:
     config = transformers.WhisperConfig(d_model=64, encoder_layers=2, encoder_attention_heads=1, encoder_ffn_dim=256)
@@ -212,6 +214,7 @@ def test_a_clip_shorter_than_a_patch_says_so(kind: str) -> None:
         tiny.encoder(kind)(tiny.waves(1, seconds=0.1))
 
 
+@pytest.mark.numerics
 def test_real_whisper_equals_transformers_on_a_real_clip(whisper_weights: Path, esc50: Path) -> None:
     """Positions cut to the clip: transformers runs on the same 5 s once its table is cut too."""
     from ossicle.sound import audio

@@ -13,6 +13,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from ossicle.backbones import keys, patches, whisper
 from ossicle.backbones.encoder import Encoder
 
+pytestmark = pytest.mark.numerics
 TOLERANCE = 1e-4
 VIT_KW = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 48}
 

@@ -84,14 +84,16 @@ def test_prompts_that_cannot_be():
 # --- the model -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.numerics
 def test_logits_of_the_last_places_are_those_of_the_whole():
     language = tiny.language()
     ids = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]])
     whole = language.causal(input_ids=ids).logits
     kept = language.logits(language.embed(ids), torch.ones(2, 5), keep=2)
-    torch.testing.assert_close(kept, whole[:, -2:])
+    torch.testing.assert_close(kept, whole[:, -2:], atol=1e-4, rtol=0)
 
 
+@pytest.mark.numerics
 def test_only_the_lora_trains_and_it_starts_silent():
     language = tiny.language()
     ids = torch.tensor([[1, 2, 3]])
@@ -123,6 +125,7 @@ def randomise(language, seed: int = 1) -> None:
                 parameter.normal_(std=0.1, generator=generator)
 
 
+@pytest.mark.numerics
 def test_lora_is_saved_in_pefts_format(tmp_path):
     language = tiny.language()
     language.add_lora(LORA)
@@ -132,10 +135,10 @@ def test_lora_is_saved_in_pefts_format(tmp_path):
     told = language.causal(input_ids=ids).logits
     with pytest.warns():
         theirs = peft.PeftModel.from_pretrained(tiny.language().causal, str(tmp_path / "llm"))
-    torch.testing.assert_close(theirs(input_ids=ids).logits, told)
+    torch.testing.assert_close(theirs(input_ids=ids).logits, told, atol=1e-4, rtol=0)
     ours = tiny.language()
     ours.load_lora(tmp_path / "llm")
-    torch.testing.assert_close(ours.causal(input_ids=ids).logits, told)
+    torch.testing.assert_close(ours.causal(input_ids=ids).logits, told, atol=1e-4, rtol=0)
     config = json.loads((tmp_path / "llm" / text.CONFIG).read_text())
     assert config["base_model_name_or_path"] == "tiny-llama" and (config["r"], config["lora_alpha"]) == (3, 6)
     assert str(tmp_path) not in (tmp_path / "llm" / text.CONFIG).read_text()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tests import tiny
 
+from ossicle.deliver.merge import EXACT
 from ossicle.recipe import backbone
 
 QUICK = [
@@ -110,7 +111,7 @@ def test_merging(ossicle, captioner, sounds, tmp_path):
     assert code == 0, err
     code, out, _ = ossicle("merge", captioner, tmp_path / "two", "--out", tmp_path / "both", "--json")
     told = json.loads(out)
-    assert code == 0 and told["rank"] == 4 and told["weights"] == [0.5, 0.5] and told["difference"] < 1e-6
+    assert code == 0 and told["rank"] == 4 and told["weights"] == [0.5, 0.5] and told["difference"] < EXACT
     code, out, _ = ossicle("caption", tmp_path / "both", sounds)
     assert code == 0 and out.count(".wav") == 4
     code, _, err = ossicle("merge", captioner, "--out", tmp_path / "none")

@@ -26,6 +26,7 @@ def shaken(kind: str, text: str):
     return encoder
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize(
     ("kind", "text", "extra"),
     [
@@ -43,7 +44,7 @@ def test_attention_is_what_the_block_computes(kind: str, text: str, extra: int) 
     assert frozen.shape == adapted.shape and frozen.shape[0] == 2
     assert not np.allclose(frozen, adapted)
     sums = frozen.sum(axis=(1, 2))
-    assert (sums <= 1 + 1e-5).all() and ((sums < 0.999).all() if kind != "whisper" else np.allclose(sums, 1, atol=1e-5))
+    assert (sums <= 1 + 1e-4).all() and ((sums < 0.999).all() if kind != "whisper" else np.allclose(sums, 1, atol=1e-4))
     assert frames.ndim == 2
     # by hand: the frozen block's own attention, class and distillation tokens left out
     with torch.no_grad():
@@ -58,9 +59,10 @@ def test_attention_is_what_the_block_computes(kind: str, text: str, extra: int) 
     grid = encoded.grid
     first = weights[grid.extra :, grid.extra :].view(grid.freq, grid.time, grid.freq, grid.time)
     column = int(0.1 / 1.0 * grid.time)
-    assert np.allclose(frozen[0], first[:, column].mean(0).numpy(), atol=1e-6)
+    assert np.allclose(frozen[0], first[:, column].mean(0).numpy(), atol=1e-5)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("kind", ["whisper", "ast"])
 @pytest.mark.parametrize("text", ["lora(rank=2)", "prefix(tokens=4)"])
 def test_weights_are_those_that_mix_the_values(kind: str, text: str) -> None:
@@ -72,7 +74,7 @@ def test_weights_are_those_that_mix_the_values(kind: str, text: str) -> None:
         encoder(tiny.waves(2, seconds=1.0), torch.tensor([16_000, 9_000]))
         x, context, made = seen[0]
         mixed = (attn.weights(x, context) @ attn.project(x, context)[2]).transpose(1, 2).reshape(x.shape)
-        torch.testing.assert_close(attn.out_proj(mixed, context), made, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(attn.out_proj(mixed, context), made, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("block", "at"), [(3, [0.1]), (-1, [0.1]), (0, [1.5]), (0, [])])

@@ -21,6 +21,9 @@ from ossicle.tasks.classify import Classifier
 from ossicle.training.loop import Interrupted
 
 LABELS = ["cat", "dog", "owl"]
+# Float32 logits of a tiny encoder, three blocks of 24 channels, move a probability by a quarter of their own error at
+# most; and probabilities are rounded to six digits.
+ROUNDING = 3 * 24 * torch.finfo(torch.float32).eps / 4 + 2e-6
 
 
 def classifier(kind: str = "whisper", seed: int = 0) -> Classifier:
@@ -44,8 +47,8 @@ def rows_of(made: Predictor, paths: Sequence[Path]) -> list[Prediction]:
 def assert_same(left: Sequence[Prediction], right: Sequence[Prediction]) -> None:
     assert [replace(r, score=None, scores={}) for r in left] == [replace(r, score=None, scores={}) for r in right]
     for one, other in zip(left, right, strict=True):
-        assert one.scores == pytest.approx(other.scores, abs=2e-6)
-        assert one.score == pytest.approx(other.score, abs=2e-6)
+        assert one.scores == pytest.approx(other.scores, abs=ROUNDING)
+        assert one.score == pytest.approx(other.score, abs=ROUNDING)
 
 
 def lines(out: Path) -> list[Prediction]:
@@ -100,6 +103,7 @@ def test_a_very_short_rest_begins_earlier_instead_of_failing(tmp_path):
     assert [(r.start, r.end, r.error) for r in rows] == [(0, 1, None), (1, 2, None), (1.503, 2.003, None)]
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("kind", ["whisper", "ast"])
 def test_neighbours_never_change_a_result(tmp_path, kind):
     paths = tones(tmp_path, [0.5, 2.6, 0.5, 0.8, 1.0, 0.5003, 3.0, 0.6])

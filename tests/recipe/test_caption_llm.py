@@ -16,7 +16,7 @@ from ossicle.adapters import store
 from ossicle.backbones import text
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
-from ossicle.deliver.merge import merge
+from ossicle.deliver.merge import EXACT, merge
 from ossicle.errors import AdapterError, CheckpointError, DataError, UnknownNameError, UsageError
 from ossicle.recipe import backbone, build, config
 from ossicle.recipe.caption_llm import CaptionPlan
@@ -272,16 +272,18 @@ def corrections(folder: Path) -> dict[str, torch.Tensor]:
     return {k: scale * state[k.replace("lora_A", "lora_B")] @ state[k] for k in state if "lora_A" in k}
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("shares", [None, [1.0, 1.0, 1.0, 1.0, 1.0], [0.5, -0.25, 0.25, 0.25, 0.25]])
 def test_concatenation_is_the_weighted_sum(tmp_path, five, shares):
     told = merge(five, tmp_path / "out", weights=shares)
-    assert told["rank"] == 10 and told["difference"] < 1e-6
+    assert told["rank"] == 10 and told["difference"] < EXACT
     parts = [corrections(Path(folder)) for folder in five]
     for key, whole in corrections(tmp_path / "out").items():
         wanted = sum(w * part[key] for w, part in zip(shares or [0.2] * 5, parts, strict=True))
-        torch.testing.assert_close(whole, wanted, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(whole, wanted, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.numerics
 def test_the_merged_forward_is_that_of_peft_and_of_the_folded_sum(tmp_path, five):
     merge(five, tmp_path / "out")
     ours = build.load(str(tmp_path / "out")).task.language
@@ -294,7 +296,7 @@ def test_the_merged_forward_is_that_of_peft_and_of_the_folded_sum(tmp_path, five
     names = [f"a{i}" for i in range(5)]
     theirs.add_weighted_adapter(names, [0.2] * 5, "cat", combination_type="cat")
     theirs.set_adapter("cat")
-    torch.testing.assert_close(theirs.eval()(input_ids=ids).logits, told, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(theirs.eval()(input_ids=ids).logits, told, atol=1e-4, rtol=0)
     saved = peft.get_peft_model_state_dict(theirs, adapter_name="cat", save_embedding_layers=False)
     state = text.read_lora(tmp_path / "out" / store.LLM)
     assert saved.keys() == state.keys() and all(torch.equal(saved[key], state[key]) for key in saved)
@@ -303,13 +305,13 @@ def test_the_merged_forward_is_that_of_peft_and_of_the_folded_sum(tmp_path, five
         for key, delta in corrections(Path(folder)).items():
             path = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
             folded.get_submodule(path).weight.data += 0.2 * delta
-    torch.testing.assert_close(folded(input_ids=ids).logits, told, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(folded(input_ids=ids).logits, told, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("how", ["linear", "ties", "dare_linear", "svd"])
 def test_other_ways_of_merging(tmp_path, five, how, clips):
     told = merge(five[:2], tmp_path / "out", how=how)
-    assert told["rank"] == 2 and told["difference"] > 1e-6
+    assert told["rank"] == 2 and told["difference"] > EXACT
     manifest = json.loads((tmp_path / "out" / store.MANIFEST).read_text())
     assert manifest["merged"]["from"] == ["first", "lora1"] and manifest["scores"] == {}
     assert manifest["language model"]["lora"]["rank"] == told["rank"]

@@ -226,6 +226,7 @@ def test_unreadable_and_too_short_clips_are_left_out(tmp_path):
         task.collate([Clip(bad, labels=("cat",))], None)
 
 
+@pytest.mark.numerics
 def test_cached_features_give_the_same_logits(tmp_path):
     given = clips(tmp_path, (0.5, 0.8, 0.5))
     task = classifier(spec="probe()", layers=(0, 2, 3))
@@ -234,9 +235,10 @@ def test_cached_features_give_the_same_logits(tmp_path):
     ear.store = ear.feature_store(root=tmp_path / "cache")
     batch = task.collate(given, generator())
     assert batch.waves is None
-    torch.testing.assert_close(task.logits(batch), torch.cat(from_waves), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(task.logits(batch), torch.cat(from_waves), atol=1e-4, rtol=0)
 
 
+@pytest.mark.numerics
 def test_shorter_clips_go_on_in_silence_wherever_they_are_read(tmp_path):
     short, long = clips(tmp_path, (0.5, 0.8))
     plain, padded = classifier(spec="probe()"), classifier(spec="probe()", shortest_s=0.8)
@@ -259,6 +261,7 @@ def token_store(task: Classifier, root: Path) -> TokenStore:
     return TokenStore(task.encoder, NUMBER, lambda w, g: CHANGES.waves(w, g, rate), [0.1, 6.0], root=root)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("kind", ["whisper", "ast", "dinov2"])
 def test_cached_tokens_give_the_same_logits(tmp_path, kind):
     given, task = clips(tmp_path), classifier(kind, layers=(1, 3))
@@ -275,6 +278,7 @@ def test_cached_tokens_give_the_same_logits(tmp_path, kind):
     assert task.collate(given, None).waves is not None
 
 
+@pytest.mark.numerics
 def test_versions_are_made_once_and_are_the_same_in_every_run(tmp_path):
     given, task = clips(tmp_path), classifier()
     store, again = token_store(task, tmp_path / "one"), token_store(task, tmp_path / "two")
@@ -288,6 +292,7 @@ def test_versions_are_made_once_and_are_the_same_in_every_run(tmp_path):
     assert not torch.allclose(first[1], store.get(given, [0, 0, 0])[1], atol=1e-2)
 
 
+@pytest.mark.numerics
 def test_cached_tokens_of_unequal_clips(tmp_path):
     given = clips(tmp_path, (0.5, 0.9, 0.7))
     task = classifier()
@@ -295,7 +300,7 @@ def test_cached_tokens_of_unequal_clips(tmp_path):
     together = task.collate(given, generator())
     assert together.mask is not None and together.tokens.shape[:2] == (3, 45)
     alone = torch.cat([task.logits(task.collate([clip], generator())) for clip in given])
-    torch.testing.assert_close(task.logits(together), alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(task.logits(together), alone, atol=1e-4, rtol=0)
     patches = classifier("ast")
     patches.listener.ears[0].tokens = token_store(patches, tmp_path / "cache")
     with pytest.raises(UsageError, match=r"clips of one length; set task\.cache_versions=0"):

@@ -28,6 +28,7 @@ def end(language) -> int:
     return language.tokenizer.eos_token_id
 
 
+@pytest.mark.numerics
 def test_log_probabilities_are_those_of_the_model(language, prefix):
     texts = ["a dog", "rain", "b"]
     for row, said, (told, tokens) in zip(
@@ -37,9 +38,10 @@ def test_log_probabilities_are_those_of_the_model(language, prefix):
         embedded = torch.cat([row, language.embed(torch.tensor(ids))])[None]
         logits = language.causal(inputs_embeds=embedded).logits[0, 4:-1].log_softmax(-1)
         assert tokens == len(ids)
-        assert told == pytest.approx(sum(logits[i, token].item() for i, token in enumerate(ids)), abs=1e-4)
+        assert told == pytest.approx(sum(logits[i, token].item() for i, token in enumerate(ids)), abs=1e-3)
 
 
+@pytest.mark.numerics
 def test_greedy_takes_the_likeliest_token_each_time(language, prefix):
     how = replace(SHORT, method="greedy", min_tokens=0)
     for row, found in zip(prefix, decode.write(language, prefix, end(language), how), strict=True):
@@ -53,6 +55,7 @@ def test_greedy_takes_the_likeliest_token_each_time(language, prefix):
         assert [w.text for w in found] == [wanted]
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("method", ["greedy", "nucleus"])
 def test_what_was_written_is_as_likely_as_the_model_says(language, prefix, method):
     """From the scores of the writing itself, against the model asked again, token by token."""
@@ -82,6 +85,7 @@ def test_beam_search_finds_no_worse_than_greedy_and_gives_several(language, pref
         assert 1 < len(row) <= 4 and each == sorted(each, reverse=True) and len({w.text for w in row}) == len(row)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("method", ["greedy", "beam", "nucleus"])
 def test_neighbours_change_nothing(language, prefix, method):
     how = replace(SHORT, method=method)

@@ -148,6 +148,7 @@ def test_a_cache_that_cannot_be_written_only_costs_the_cache(tmp_path, clip, mon
     assert [path for path in (tmp_path / "full").rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.numerics
 def test_order_doubles_and_faults(tmp_path, clip):
     other = Clip(tiny.write_tone(tmp_path / "in" / "b.wav", 880, 0.7))
     short = Clip(tiny.write_tone(tmp_path / "in" / "c.wav", 880, 0.01))
@@ -156,7 +157,7 @@ def test_order_doubles_and_faults(tmp_path, clip):
     assert [isinstance(value, AudioError) for value in found] == [False, False, True, False, True]
     assert torch.equal(found[0], found[3]) and found[0].shape == (48,)
     alone = store(tmp_path / "alone")
-    torch.testing.assert_close(alone.get([clip])[0], found[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(alone.get([clip])[0], found[1], atol=1e-4, rtol=0)
 
 
 def test_class_tokens_are_pooled_without_prompts_in_every_layer():
