@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ossicle.backbones import ast_vit, beats, efficientat, vit, weights, whisper, yamnet
+from ossicle.backbones import ast_vit, beats, efficientat, panns, vggish, vit, weights, whisper, yamnet
 from ossicle.backbones.encoder import Encoder, Spec
 from ossicle.backbones.joined import Encoders, Joined
 from ossicle.errors import UnknownNameError, UsageError, WeightsError
@@ -23,6 +23,8 @@ BACKBONES: dict[str, Spec] = {
     "whisper-base.en": whisper.BASE_EN,
     "whisper-base": whisper.BASE,
     **efficientat.MOBILE,
+    "panns-wavegram-cnn14": panns.WAVEGRAM_CNN14,
+    "vggish": vggish.VGGISH,
     "yamnet": yamnet.YAMNET,
 }
 

@@ -137,7 +137,12 @@ class Encoder(nn.Module):
         """Stem, blocks and norm on (batch, frames, mels); arguments as in `forward`.
 
         With `drop` above 0 that share of the grid tokens is dropped after the stem, drawn from `generator`.
+
+        Raises:
+            UsageError: for `drop` without blocks, where nothing would be spared by it.
         """
+        if drop > 0 and not self.depth:
+            raise UsageError(no_drop(self.name))
         x, grid, valid = self.stem(features, frames)
         kept = None
         if drop > 0 and generator is not None:
@@ -241,6 +246,14 @@ def _join(parts: Sequence[Encoded], order: Tensor) -> Encoded:
     for layer in parts[0].hidden:
         out.hidden[layer], out.masks[layer] = stack([(p.hidden[layer], p.masks[layer]) for p in parts])
     return out
+
+
+def no_drop(name: str) -> str:
+    """Why tokens cannot be dropped."""
+    return (
+        f"task.augment.drop_tokens spares the blocks of a transformer, but {name} is convolutional and has none; "
+        "set it to 0 (time_mask and freq_mask hide parts of a sound from it)"
+    )
 
 
 @dataclass(frozen=True)

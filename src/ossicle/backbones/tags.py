@@ -4,6 +4,7 @@ import csv
 from functools import cache
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 LISTS = Path(__file__).parent / "classes"
@@ -16,21 +17,22 @@ class Tags(nn.Module):
         classes: name of the list in `classes/`: "audioset" or "yamnet".
         head: (…, dim) to (…, classes) logits.
         pooled: one row for a whole clip, from the mean of its tokens; otherwise one a token.
+        peaks: the largest value of each channel is added to the mean.
     """
 
-    def __init__(self, classes: str, head: nn.Module, *, pooled: bool) -> None:
+    def __init__(self, classes: str, head: nn.Module, *, pooled: bool, peaks: bool = False) -> None:
         super().__init__()
         self.labels = names(classes)
         self.head = head
-        self.pooled = pooled
+        self.pooled, self.peaks = pooled, peaks
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, tokens, dim), and where they are real, to (batch, rows, classes) probabilities of each class."""
-        if self.pooled and mask is None:
-            tokens = tokens.mean(dim=1, keepdim=True)
-        elif self.pooled and mask is not None:
-            weight = mask.to(tokens.dtype)[..., None]
-            tokens = (tokens * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
+        if self.pooled:
+            real = torch.ones_like(tokens[..., :1]) if mask is None else mask.to(tokens.dtype)[..., None]
+            mean = (tokens * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True)
+            peak = tokens.masked_fill(real == 0, -torch.inf).amax(dim=1, keepdim=True)
+            tokens = mean + peak if self.peaks else mean
         logits: Tensor = self.head(tokens)
         return logits.float().sigmoid()
 

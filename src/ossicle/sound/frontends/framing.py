@@ -22,9 +22,13 @@ Band = tuple[int, int, Tensor]
 
 
 class LogMel(nn.Module, ABC):
-    """A front end: waveforms to log-mel frames. It says its `rate_hz`, `hop_s` and `mels`."""
+    """A front end: waveforms to log-mel frames. It says its `rate_hz`, `hop_s` and `mels`.
+
+    `bands` is None, or how many columns of a frame are log-mel where samples come after them.
+    """
 
     mels: int
+    bands: int | None = None
 
     @abstractmethod
     def frames(self, samples: int) -> int:

@@ -19,7 +19,6 @@ from ossicle.sound.frontends.kaldi import FBANK_FFT, HOP, RATE_HZ, WINDOW, kaldi
 MELS = 64
 PATCH = 96
 STEP = 48
-FLOOR = 1e-3
 FIRST = (PATCH - 1) * HOP + WINDOW  # samples of one patch
 
 
@@ -29,6 +28,8 @@ class YamnetMel(LogMel):
     A clip goes on in silence until it fills whole patches: 15,600 samples, then 7,680 more for each (tensorflow/models,
     `research/audioset/yamnet/features.py`).
     """
+
+    floor = 1e-3
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class YamnetMel(LogMel):
         for first in range(0, count, BLOCK_FRAMES):
             last = min(first + BLOCK_FRAMES, count)
             write_mels(frames[:, first:last] * window, bands, out[:, first:last], fft=FBANK_FFT, magnitude=True)
-        return out.add_(FLOOR).log_()
+        return out.add_(self.floor).log_()
 
     def _constant(self, device: torch.device) -> tuple[Tensor, list[Band]]:
         """Window (window,) and mel bands, on a device."""
