@@ -111,10 +111,12 @@ def from_checkpoint(name: str, path: Path) -> Encoder:
     state = {key: value.float() for key, value in state.items()}
     try:
         sizes = chosen.infer(state, chosen.sizes)
-    except (KeyError, IndexError, ValueError) as err:
+        with torch.device("meta"):
+            encoder = chosen.make(name, sizes)
+    except KeyError as err:
         raise WeightsError(f"{path.name} does not hold weights of {name}: missing {err}") from err
-    with torch.device("meta"):
-        encoder = chosen.make(name, sizes)
+    except (IndexError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as err:
+        raise WeightsError(f"{path.name} does not hold weights of {name}: no size can be read ({err})") from err
     expected = dict(encoder.named_parameters())
     missing, unknown = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     wrong = [k for k in expected if k in state and expected[k].shape != state[k].shape]

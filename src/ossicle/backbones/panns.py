@@ -133,12 +133,22 @@ def rename(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     _check_constants(state)
     state = keys.fold_norms(state, NORM_EPS, norm=r"^(.+)bn(\d)$", conv=r"\1conv\2")
-    names = [f"bn0.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
-    if all(name in state and state[name].shape == (BANDS,) for name in names):
-        gain, shift, mean, var = (state.pop(name).double() for name in names)
-        gain = gain / (var + NORM_EPS).sqrt()
-        state |= {"bn0.gain": gain.float(), "bn0.shift": (shift - mean * gain).float()}
+    state |= _level(state)
     return keys.rename(state, RULES, DROPS)
+
+
+def _level(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch norm on the log-mel, taken out of a state, as gain and shift."""
+    names = [f"bn0.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
+    wrong = [name for name in names if name not in state or state[name].shape != (BANDS,)]
+    if wrong:
+        raise WeightsError(
+            f"not weights of panns-wavegram-cnn14: {', '.join(wrong)} missing or not of {BANDS} numbers; "
+            "give Wavegram_Logmel_Cnn14_mAP=0.439.pth"
+        )
+    gain, shift, mean, var = (state.pop(name).double() for name in names)
+    gain = gain / (var + NORM_EPS).sqrt()
+    return {"bn0.gain": gain.float(), "bn0.shift": (shift - mean * gain).float()}
 
 
 def _check_constants(state: dict[str, Tensor]) -> None:
@@ -147,7 +157,7 @@ def _check_constants(state: dict[str, Tensor]) -> None:
         there = state.get(name)
         if there is None:
             continue
-        there = there.double() if there.ndim < 3 else there[0, 0].double()  # a transform's first row is its window
+        there = (there if there.ndim < 3 else there[0, 0]).double()  # a transform's first row is its window
         if there.shape != own.shape or not torch.allclose(there, own, rtol=1e-3, atol=1e-3 * float(own.max())):
             raise WeightsError(
                 f"{name} is of another front end than 32 kHz, windows of 1024 and 64 mel bands from 50 to 14,000 Hz; "
