@@ -140,6 +140,14 @@ class TestPanns:
         expected = encoder.tags.head(pooled).sigmoid()  # type: ignore[union-attr]
         torch.testing.assert_close(encoder.scores(encoded)[:, 0], expected, rtol=0, atol=4 * EPS)
 
+    def test_clips_of_every_length_fit(self) -> None:
+        """The original takes few lengths: its two branches round differently (its issues 29 and 59)."""
+        encoder = tiny.encoder("panns")
+        for samples in (1_024, 10_239, 10_240, 10_241, 16_319, 16_321, 20_479, 20_480, 20_481, 44_100, 220_500):
+            encoded = encoder(torch.full((1, samples), 0.1))
+            assert encoded.tokens.shape[1] == max(1, -(-samples // 640) * 2 // 32)
+            assert encoded.tokens.isfinite().all()
+
     def test_a_file_keeps_its_front_end_and_another_one_is_refused(self, stored: State, tmp_path: Path) -> None:
         known = within(stored, "net/sd/")
         transform = torch.zeros(513, 1, 1024)
@@ -389,6 +397,15 @@ def test_batch_norms_are_folded_in(tmp_path: Path) -> None:
     expected = nn.functional.hardswish(nn.functional.batch_norm(made, *kept, eps=1e-3))
     got = encoder.stem.features[0](x)  # type: ignore[attr-defined]
     assert (got - expected).abs().max() <= 64 * EPS * expected.abs().max()
+
+
+@pytest.mark.parametrize("rows", [50, 526, 600])
+def test_classes_of_another_head_are_not_called_by_audiosets_names(rows: int, tmp_path: Path) -> None:
+    state = mobile_file()
+    state |= {f"classifier.5.{n}": torch.randn(rows, *state[f"classifier.5.{n}"].shape[1:]) for n in ("weight", "bias")}
+    encoder = load_state_of("mn04", state, tmp_path)
+    assert encoder.tags is not None and encoder.tags.labels == tuple(f"class {n}" for n in range(rows))
+    assert encoder.scores(encoder(tiny.waves())).shape == (2, 1, rows)
 
 
 @pytest.mark.parametrize(("name", "count", "some"), [("audioset", 527, "Meow"), ("yamnet", 521, "Meow")])

@@ -15,14 +15,17 @@ class Tags(nn.Module):
 
     Args:
         classes: name of the list in `classes/`: "audioset" or "yamnet".
-        head: (…, dim) to (…, classes) logits.
+        head: (…, dim) to (…, classes) logits. Where it has another number of classes than the list, as in a file that
+            was fine-tuned for something else, their names are not known: they are "class 0", "class 1" and so on.
         pooled: one row for a whole clip, from the mean of its tokens; otherwise one a token.
         peaks: the largest value of each channel is added to the mean.
     """
 
     def __init__(self, classes: str, head: nn.Module, *, pooled: bool, peaks: bool = False) -> None:
         super().__init__()
-        self.labels = names(classes)
+        count = [part.out_features for part in head.modules() if isinstance(part, nn.Linear)][-1]
+        listed = names(classes)
+        self.labels = listed if len(listed) == count else tuple(f"class {n}" for n in range(count))
         self.head = head
         self.pooled, self.peaks = pooled, peaks
 

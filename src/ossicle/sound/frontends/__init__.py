@@ -16,7 +16,7 @@ from ossicle.sound.frontends.vggish import VggishMel
 from ossicle.sound.frontends.whisper import WhisperLogMel
 from ossicle.sound.frontends.yamnet import YamnetMel
 
-FrontEnd = EfficientAtMel | KaldiFbank | MagnitudeMel | PannsMel | WhisperLogMel | YamnetMel
+FrontEnd = EfficientAtMel | KaldiFbank | MagnitudeMel | PannsMel | VggishMel | WhisperLogMel | YamnetMel
 
 FRONTENDS: dict[str, Callable[..., FrontEnd]] = {
     "ast": partial(KaldiFbank, subtract_mean=True),

@@ -2,10 +2,10 @@
 
 from ossicle.sound.frontends.framing import FRONTEND_VERSION, check_length
 from ossicle.sound.frontends.kaldi import HOP, RATE_HZ, WINDOW
-from ossicle.sound.frontends.yamnet import PATCH, YamnetMel
+from ossicle.sound.frontends.yamnet import PATCH, Magnitudes
 
 
-class VggishMel(YamnetMel):
+class VggishMel(Magnitudes):
     """VGGish's log-mel: YAMNet's bands, as ln(x + 0.01), for whole examples of 96 frames without overlap.
 
     What is left after the last whole example is dropped, as in the original (harritaylor/torchvggish,

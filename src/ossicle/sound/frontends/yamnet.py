@@ -1,4 +1,4 @@
-"""The log-mel that YAMNet hears with."""
+"""The log-mel that YAMNet hears with, and VGGish but for a number."""
 
 import torch
 from torch import Tensor
@@ -22,14 +22,13 @@ STEP = 48
 FIRST = (PATCH - 1) * HOP + WINDOW  # samples of one patch
 
 
-class YamnetMel(LogMel):
-    """YAMNet's log-mel: 16 kHz, 25 ms Hann windows every 10 ms, 64 bands of magnitudes 125 to 7,500 Hz, ln(x + 0.001).
+class Magnitudes(LogMel):
+    """16 kHz, 25 ms Hann windows every 10 ms, 64 mel bands of magnitudes 125 to 7,500 Hz, ln(x + `floor`).
 
-    A clip goes on in silence until it fills whole patches: 15,600 samples, then 7,680 more for each (tensorflow/models,
-    `research/audioset/yamnet/features.py`).
+    A clip is cut, or goes on in silence, to the frames that `frames` says.
     """
 
-    floor = 1e-3
+    floor: float
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,19 +36,6 @@ class YamnetMel(LogMel):
         self.hop_s = HOP / RATE_HZ
         self.mels = MELS
         self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Band]]] = {}
-
-    def frames(self, samples: int) -> int:
-        """Frames that `samples` at 16 kHz give: those of whole patches.
-
-        Raises:
-            AudioError: if the clip is shorter than one window.
-        """
-        more = max(0, check_length(samples, WINDOW, RATE_HZ) - FIRST)
-        return PATCH + STEP * -(-more // (STEP * HOP))
-
-    def settings(self) -> dict[str, object]:
-        """Everything that changes the numbers, for cache keys and saved recipes."""
-        return {"kind": "yamnet", "version": FRONTEND_VERSION}
 
     def _clips(self, waves: Tensor) -> Tensor:
         """(batch, samples) of one length to (batch, frames, mels)."""
@@ -71,3 +57,26 @@ class YamnetMel(LogMel):
             filters = kaldi_filters(MELS, low_hz=125.0, high_hz=7_500.0)
             self._constants[device, dtype] = (window, bands_of(filters, device, dtype))
         return self._constants[device, dtype]
+
+
+class YamnetMel(Magnitudes):
+    """YAMNet's log-mel: 16 kHz, 64 bands of magnitudes, ln(x + 0.001), in patches of 96 frames, a new one every 48.
+
+    A clip goes on in silence until it fills whole patches: 15,600 samples, then 7,680 more for each (tensorflow/models,
+    `research/audioset/yamnet/features.py`).
+    """
+
+    floor = 1e-3
+
+    def frames(self, samples: int) -> int:
+        """Frames that `samples` at 16 kHz give: those of whole patches.
+
+        Raises:
+            AudioError: if the clip is shorter than one window.
+        """
+        more = max(0, check_length(samples, WINDOW, RATE_HZ) - FIRST)
+        return PATCH + STEP * -(-more // (STEP * HOP))
+
+    def settings(self) -> dict[str, object]:
+        """Everything that changes the numbers, for cache keys and saved recipes."""
+        return {"kind": "yamnet", "version": FRONTEND_VERSION}
