@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
+from ossicle import backbones
 from ossicle.backbones import BACKBONES, checks, network, weights
 from ossicle.errors import WeightsError
+from tests import tiny
 from tests.backbones.test_taggers import mobile_file
 from tests.conftest import pulled
 
@@ -47,10 +50,15 @@ def test_the_clip_is_what_it_says():
     assert "1-56234-A-9" in text and "CC0" in text
 
 
-def test_every_check_is_of_a_tagger_that_can_be_had():
-    """All taggers have one; what has no classes has none."""
-    taggers = {name for name, spec in BACKBONES.items() if spec.make is not None and hasattr(spec.sizes, "classes")}
-    assert set(weights.CHECKS) == taggers <= set(weights.SOURCES)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_tagger_has_a_check(name):
+    """What has no classes has none."""
+    found, encoder = checks.of(name, backbones.skeleton(name)), backbones.skeleton(name)
+    if name == "mn04":
+        assert found is weights.CHECKS["mn04"]
+    else:
+        assert (found is not None) == (encoder.tags is not None)
+        assert found is None or (found.func, found.keywords) == (checks.hears_the_crow, {"name": name})
 
 
 def test_mn04_and_a_copy_in_half_precision_pass(tmp_path):
@@ -84,7 +92,7 @@ def test_untrained_weights_do_not(tmp_path, value):
         state["classifier.5.bias"][:] = value
     save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / "model.safetensors")
     with pytest.raises(WeightsError, match="^it hears .* in the stored clip of a crow, so these are no trained "):
-        weights.CHECKS["mn10"](tmp_path)
+        checks.hears_the_crow(tmp_path, name="mn10")
 
 
 def test_another_number_of_classes_is_told(tmp_path):
@@ -109,3 +117,15 @@ def test_a_file_that_fails_never_enters_the_cache(tmp_path, monkeypatch, caplog)
         weights.adopt("mn04", bad)
     assert (folder / "model.safetensors").read_bytes() == kept
     shutil.rmtree(folder)
+
+
+def test_an_untrained_file_of_another_tagger_never_enters_the_cache(tmp_path, monkeypatch):
+    """One that has no stored scores, at its published sizes here."""
+    monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
+    tiny_spec = replace(BACKBONES["mn10"], sizes=tiny.MOBILE)
+    monkeypatch.setitem(BACKBONES, "mn10", tiny_spec)
+    file = tmp_path / "mn10_as_mAP_471.pt"
+    torch.save(mobile_file(), file)
+    with pytest.raises(WeightsError, match=r"^mn10_as_mAP_471\.pt: it hears .* in the stored clip of a crow"):
+        weights.adopt("mn10", file)
+    assert not (tmp_path / "home" / "weights" / "mn10").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ossicle.backbones.encoder import Encoder
 from ossicle.errors import WeightsError
 from ossicle.sound import audio
 
@@ -66,11 +67,14 @@ def _heard(folder: Path, name: str) -> tuple[tuple[str, ...], Tensor]:
 
 
 # What weights of no known digest must pass beside strict loading, by name: called with the folder of the new weights
-# before they enter the cache; raises WeightsError where their scores on a sound are not those of the release.
-CHECKS: dict[str, Callable[[Path], None]] = {
-    "mn04": partial(same_scores, name="mn04"),
-    **{
-        name: partial(hears_the_crow, name=name)
-        for name in ("mn05", "mn10", "mn20", "mn30", "mn40", "panns-wavegram-cnn14", "yamnet")
-    },
-}
+# before they enter the cache; raises WeightsError where their scores on a sound are not those of the release. A tagger
+# that is not here must hear the crow.
+CHECKS: dict[str, Callable[[Path], None]] = {"mn04": partial(same_scores, name="mn04")}
+
+
+def of(name: str, encoder: Encoder | None) -> Callable[[Path], None] | None:
+    """The check of weights by their name, and the encoder they are of if it is known; None if there is none."""
+    if name in CHECKS:
+        return CHECKS[name]
+    hears = encoder is not None and encoder.tags is not None and set(HEARD) & set(encoder.tags.labels)
+    return partial(hears_the_crow, name=encoder.name) if hears and encoder is not None else None

