@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src" / "ossicle"
 # A module may import its own layer and those above it in this list, which lie lower in the house.
 LAYERS = [
-    {"__init__", "errors", "contracts", "files", "devices"},
+    {"__init__", "errors", "contracts", "files", "devices", "terminal"},
     {"sound"},
     {"backbones"},
     {"adapters", "metrics", "data"},
@@ -62,6 +62,20 @@ def test_the_import_check_sees_an_import_that_goes_up(tmp_path: Path) -> None:
     module = tmp_path / "module.py"
     module.write_text("from ossicle.cli import main\ndef f():\n    from ossicle import recipe\n", encoding="utf-8")
     assert list(imported(module)) == ["cli", "recipe"]
+
+
+def packages(path: Path) -> Iterator[str]:
+    """The package of everything a module imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+
+
+def test_only_the_terminal_prints_through_rich() -> None:
+    """Elsewhere brackets in labels and file names would be taken for styles, and tables would be cut."""
+    assert [name_of(path) for path in MODULES if "rich" in packages(path)] == ["terminal.py"]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

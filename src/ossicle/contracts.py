@@ -151,10 +151,10 @@ class Prediction:
         end: seconds.
         label: the best class (or several joined by ";" for multi-label), or None.
         score: its probability.
-        scores: class name to probability.
+        scores: class name to probability; of a tagger those of 0.01 or more, the highest first.
         caption: generated text, or None.
         error: one line saying why there is no result, or None.
-        model: the adapter folder's name.
+        model: the name of the adapter's folder, or of the tagger.
     """
 
     path: str
@@ -206,21 +206,33 @@ class Learner(Protocol):
         ...
 
 
-@runtime_checkable
-class Task(Learner, Protocol):
-    """What also predicts: all that validation, the store and predict know of it."""
+class Answerer(Protocol):
+    """What predicts, trained or as it was published: all that predict knows of it."""
 
     kind: str
     unreadable: dict[str, str]
 
+    def collate(self, clips: Sequence[Clip], generator: torch.Generator | None) -> Batch:
+        """Clips to tensors."""
+        ...
+
     def predict(self, batch: Batch) -> list[Prediction]:
         """One row per clip."""
         ...
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Name to module: all that computes."""
+        ...
+
+
+@runtime_checkable
+class Task(Learner, Answerer, Protocol):
+    """What trains and predicts: all that validation and the store know of it."""
 
     def average(self, rows: Sequence[Prediction]) -> Prediction:
         """One row for the windows of one clip."""
         ...
 
     def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
-        """Metrics by name; `best_by` names the one that chooses the best checkpoint (higher is better)."""
+        """Metrics by name; `best_by` names the one that chooses the best epoch (more is better, but of log_loss)."""
         ...

@@ -95,8 +95,12 @@ def test_wrong_use(ossicle, captioner, sounds, tmp_path):
     assert code == 2 and "a subtitle file belongs to one recording but 4 files were given" in err
     code, _, err = ossicle("train", "caption-llm", sounds, "--out", tmp_path / "b", "--stage", "lora")
     assert code == 2 and "task.stage='lora'" in err
-    code, _, err = ossicle("train", "caption-llm", sounds, "--out", tmp_path / "b", "--stage", "lora-only")
+    code, _, err = ossicle(
+        "train", "caption-llm", sounds, "--out", tmp_path / "b", "--stage", "lora-only", "--set", "data.hold_out=0"
+    )
     assert code == 2 and "--init-from" in err
+    code, _, err = ossicle("train", "caption-llm", sounds, "--out", tmp_path / "b")  # 1 of 4 clips is held out
+    assert code == 2 and "task.best_by=cider_d compares captions of several clips, but there is one" in err
     (sounds / "metadata.csv").write_text("file_name,label\n0.wav,tone\n1.wav,tone\n")
     code, _, err = ossicle("train", "caption-llm", sounds, "--out", tmp_path / "b", "--set", "data.hold_out=0")
     assert (code, "2 of 2 clips have no caption: 0.wav, 1.wav" in err) == (2, True), err
@@ -116,3 +120,55 @@ def test_merging(ossicle, captioner, sounds, tmp_path):
     assert code == 0 and out.count(".wav") == 4
     code, _, err = ossicle("merge", captioner, "--out", tmp_path / "none")
     assert code == 2 and "merging wants two or more" in err
+
+
+def test_options_that_would_do_nothing(ossicle, captioner, sounds, tmp_path):
+    out = tmp_path / "x"
+    live = "does nothing, since the adapter is trained; what can be set here is data.channel, task.window_s"
+    cases = [
+        (("caption", captioner, sounds, "--json", "--out", tmp_path / "a.csv"), "--json is for captions that are"),
+        (("caption", captioner, sounds, "--set", "train.epochs=3"), f"--set train.epochs {live}"),
+        (("caption", captioner, sounds, "--set", "task.metrics=['bleu']"), "does nothing to captions"),
+        (("caption", captioner, sounds, "--set", "task.window_s=1", "--window", 1), "--window and --set task.window_s"),
+        (("caption", captioner, sounds, "--decode", "top_p=0.5"), "top_p is of method=nucleus and does nothing"),
+        (("caption", captioner, sounds, "--decode", "method=nucleus", "--decode", "beams=3"), "beams is of method"),
+        (("caption", captioner, sounds, "--decode", "rerank=consensus"), "does nothing with one; set candidates too"),
+        (("evaluate", captioner, sounds, "--set", "task.best_by=cider"), f"--set task.best_by {live}"),
+        (("evaluate", captioner, sounds, "--set", "data.licences=['CC0']"), f"--set data.licences {live}"),
+        (("evaluate", captioner, sounds, "--set", "task.lora.rank=8"), f"--set task.lora.rank {live}"),
+        (("evaluate", captioner, sounds, "--set", "task.windw_s=1"), "did you mean 'task.window_s'"),
+        (("evaluate", captioner, sounds, "--set", "task.metrics=['bleu']", "--metrics", "cider"), "say the same"),
+        (("merge", captioner, captioner, "--out", out, "--density", 0.3), "does nothing with --how cat"),
+        (("merge", captioner, captioner, "--out", out, "--density", 0.3, "--how", "svd"), "nothing with --how svd"),
+        (("export", captioner, "--to", out, "--seconds", 3), "--seconds is for a .onnx file and does nothing"),
+    ]  # fmt: skip
+    for args, told in cases:
+        run = ossicle(*args)
+        assert run.code == 2 and told in run.said and "incomplete" not in run.said, (args, run)
+    assert not out.exists()
+    changes = ("task.window_s=2.0", "task.decoding.method=nucleus", "task.decoding.top_p=0.5", "data.channel=1")
+    words = [word for change in changes for word in ("--set", change)]
+    assert ossicle("evaluate", captioner, sounds, "--json", *words).code == 0
+
+
+def test_evaluate_says_how_many_clips_it_scored_and_what_did_not_run(ossicle, captioner, sounds):
+    assert json.loads(ossicle("evaluate", captioner, sounds, "--json").out)["scored"] == 4
+    (sounds / "3.wav").write_text("a letter")
+    table = (sounds / "metadata.csv").read_text().splitlines()
+    (sounds / "metadata.csv").write_text("\n".join([*table[:2], "1.wav,,", "2.wav,,", table[4]]) + "\n")
+    code, out, _ = ossicle("evaluate", captioner, sounds, "--json")
+    found = json.loads(out)
+    counts = {key: found[key] for key in ("clips", "failed", "without_captions", "scored")}
+    assert code == 1 and counts == {"clips": 4, "failed": 1, "without_captions": 2, "scored": 1}
+    assert "1 came, give 2" in found["absent"]["cider"] and "cider_d" not in found and "rouge_l" in found
+    assert "not run: cider: CIDEr weighs words" in ossicle("evaluate", captioner, sounds).out
+    code, out, _ = ossicle("evaluate", captioner, sounds, "--json", "--metrics", "bleu_4, rouge_l")
+    assert {"bleu_4", "rouge_l"} <= json.loads(out).keys() and "bleu_1" not in json.loads(out)
+
+
+def test_an_error_row_of_captions_is_left_out_of_their_scores(ossicle, captioner, sounds, tmp_path):
+    (sounds / "3.wav").write_text("a letter")
+    assert ossicle("caption", captioner, sounds, "--out", tmp_path / "rows.csv").code == 1
+    words = ("--references", sounds / "metadata.csv", "--candidates", tmp_path / "rows.csv", "--metrics", "rouge_l")
+    code, out, _ = ossicle("score", "captions", *words, "--json")
+    assert code == 0 and json.loads(out)["items"] == 3 and list(json.loads(out)["left_out"]) == ["3.wav"]

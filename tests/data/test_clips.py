@@ -41,6 +41,14 @@ def test_stretches_are_cut(tmp_path: Path) -> None:
     assert wave.shape == (RATE // 4,)
 
 
+def test_silence_makes_no_sound_of_less_than_an_encoder_hears(tmp_path: Path) -> None:
+    clips = [put(tmp_path / f"{samples}.wav", samples=samples) for samples in (1, 99, 100, 500)]
+    waves = load_waves(clips, RATE, shortest_s=0.05, fewest=100)
+    assert [None if isinstance(wave, AudioError) else len(wave) for wave in waves] == [None, None, 400, 500]
+    for clip, wave, samples in zip(clips, waves, (1, 99), strict=False):
+        assert f"{clip.path}: only {samples} sample(s)" in str(wave) and "shorter than 100 (0.0125 s)" in str(wave)
+
+
 def test_the_cache_saves_decoding_and_notices_a_changed_file(tmp_path: Path) -> None:
     clip = put(tmp_path / "a.wav")
     cache = WaveCache(10**6)

@@ -94,3 +94,51 @@ def test_label_folders_may_be_links(tmp_path: Path) -> None:
     data = open_data(str(tmp_path / "birds"))
     assert [clip.name for clip in data.clips] == ["crow/b.wav", "wren/a.wav"]
     assert data.notices == ()
+
+
+def link(path: Path, target: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+def test_links_are_followed_at_every_depth(tmp_path: Path) -> None:
+    put(tmp_path / "store" / "deep" / "c.wav")
+    put(tmp_path / "birds" / "crow" / "b.wav")
+    link(tmp_path / "birds" / "wren" / "2021", tmp_path / "store")
+    link(tmp_path / "birds" / "wren" / "d.wav", tmp_path / "birds" / "crow" / ".." / ".." / "d.wav")
+    put(tmp_path / "d.wav")
+    data = open_data(str(tmp_path / "birds"))
+    assert [(c.name, c.labels) for c in data.clips] == [
+        ("crow/b.wav", ("crow",)),
+        ("wren/2021/deep/c.wav", ("wren",)),
+        ("wren/d.wav", ("wren",)),
+    ]
+    assert data.notices == ()
+
+
+def test_links_that_lead_back_or_nowhere_are_told(tmp_path: Path) -> None:
+    put(tmp_path / "birds" / "wren" / "a.wav")
+    put(tmp_path / "birds" / "crow" / "b.wav")
+    for name in ("wren/again", "crow/up", "everything"):
+        link(tmp_path / "birds" / name, tmp_path / "birds")
+    link(tmp_path / "birds" / "robin", tmp_path / "gone")
+    data = open_data(str(tmp_path / "birds"))
+    assert [clip.name for clip in data.clips] == ["crow/b.wav", "wren/a.wav"]
+    told = "\n".join(data.notices)
+    for name in ("wren/again", "crow/up", "everything"):
+        assert told.count(f"{name} is a link back to a folder that it lies in") == 1
+    assert "robin is a link to what is not there" in told
+
+
+def test_one_sound_twice_by_links_is_kept_once_and_in_two_labels_refused(tmp_path: Path) -> None:
+    put(tmp_path / "birds" / "wren" / "a.wav")
+    put(tmp_path / "birds" / "crow" / "b.wav")
+    link(tmp_path / "birds" / "wren" / "best" / "a.wav", tmp_path / "birds" / "wren" / "a.wav")
+    data = open_data(str(tmp_path / "birds"))
+    assert [clip.name for clip in data.clips] == ["crow/b.wav", "wren/a.wav"]
+    assert data.notices == ("1 sound(s) are there again by links and were left out: wren/best/a.wav is wren/a.wav",)
+    link(tmp_path / "birds" / "robin", tmp_path / "birds" / "wren")
+    with pytest.raises(
+        DataError, match=r"2 sound\(s\) lie in two labels or splits by links: wren/a\.wav is robin/a\.wav"
+    ):
+        open_data(str(tmp_path / "birds"))

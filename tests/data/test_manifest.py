@@ -12,6 +12,7 @@ from tests.conftest import tries
 
 from ossicle.contracts import Clip
 from ossicle.data import manifest, open_data
+from ossicle.data.table import TEXT_SUFFIXES
 from ossicle.errors import DataError, UnknownNameError
 
 
@@ -260,7 +261,7 @@ def test_a_general_table_name_gives_way_to_its_folder(tmp_path: Path) -> None:
 
 
 @tries(60)
-@given(content=st.binary(max_size=200), suffix=st.sampled_from(manifest.SUFFIXES))
+@given(content=st.binary(max_size=200), suffix=st.sampled_from((*manifest.SUFFIXES, *TEXT_SUFFIXES)))
 def test_hostile_bytes_never_cause_another_error(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"list{suffix}"
     path.write_bytes(b"file_name,label\n" + content if suffix == ".csv" else content)

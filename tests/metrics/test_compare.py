@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ossicle.errors import UsageError
-from ossicle.metrics.compare import paired_bootstrap
+from ossicle.metrics.compare import interval, paired_bootstrap
 
 
 def test_a_clear_difference_is_clear() -> None:
@@ -37,6 +37,13 @@ def test_the_interval_is_that_of_the_normal_approximation() -> None:
     assert found.high == pytest.approx(gains.mean() + half, abs=0.003)
 
 
+def test_few_items_are_never_sure() -> None:
+    for items in (2, 3, 5):
+        assert paired_bootstrap(np.linspace(0.3, 0.4, items), np.zeros(items)).p == 2.0 / 2**items
+    with pytest.raises(UsageError, match="two items"):
+        interval(np.ones(1))
+
+
 def test_equal_systems_do_not_differ() -> None:
     same = np.ones(10)
     assert paired_bootstrap(same, same).p == 1.0
@@ -47,6 +54,7 @@ def test_equal_systems_do_not_differ() -> None:
     [
         (np.ones(3), np.ones(4), "cannot be paired"),
         (np.ones(0), np.ones(0), "cannot be paired"),
+        (np.ones(1), np.zeros(1), "two or more items"),
         (np.array([1.0, np.nan]), np.ones(2), "not a finite number"),
     ],
 )

@@ -116,6 +116,20 @@ def test_tokens_keep_neighbours_and_name_every_point(tmp_path: Path) -> None:
         figures.embed(vectors[:3])
 
 
+def test_labels_are_drawn_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matplotlib hides "_background_noise_" of Speech Commands from a legend, and takes dollars for mathematics."""
+    drawn = []
+    written = figures.save
+    monkeypatch.setattr(figures, "save", lambda figure, *rest: (drawn.append(figure), written(figure, *rest)))
+    labels = ["$x_{$", "[bird]", "_background_noise_", "a$_b$c"]
+    figures.tokens({"frozen": np.eye(4)[:, :2]}, labels, labels, tmp_path / "t.png")
+    figures.scaling([Point(label, 10**n, 0.9) for n, label in enumerate(labels)], tmp_path / "s.png")
+    legend = drawn[0].axes[-1].get_legend().get_texts()
+    assert [text.get_text() for text in legend] == labels
+    named = [text for text in drawn[1].axes[0].texts if text.get_text() in labels]
+    assert len(named) == len(labels) and not any(text.get_parse_math() for text in [*legend, *named])
+
+
 def test_a_page_may_be_written_in_capitals(tmp_path: Path) -> None:
     figures.scaling([Point("full", 10**6, 0.9)], tmp_path / "s.HTML")
     assert "<svg" in (tmp_path / "s.HTML").read_text()

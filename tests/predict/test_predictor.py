@@ -207,6 +207,16 @@ def test_a_clip_too_short_for_the_model_and_scores_that_are_no_numbers(tmp_path)
     assert all("not a number" in row.error and not row.scores for row in rows_of(broken, [paths[0]]))
 
 
+def test_a_file_of_one_sample_gets_no_label_though_short_clips_are_padded(tmp_path):
+    paths = [*tones(tmp_path, [0.5, 0.03]), tmp_path / "one.wav", tmp_path / "one.flac"]
+    soundfile.write(paths[2], np.full(1, 0.1), 16_000)
+    soundfile.write(paths[3], np.full(1, 0.1), 44_100)
+    padded = Predictor(Classifier(tiny.encoder("whisper"), LABELS, shortest_s=0.5), "tiny", 1.0, batch=4)
+    rows = rows_of(padded, paths)
+    assert [row.label is None for row in rows] == [False, False, True, True]
+    assert "only 1 sample(s)" in rows[2].error and "too short to be one at 16000 Hz" in rows[3].error
+
+
 @pytest.mark.parametrize("given", [(0, None), (-1, None), (float("inf"), None), (1, 2), (1, 0), (0.0004, None)])
 def test_windows_that_cannot_be(given):
     with pytest.raises(UsageError, match="windows of"):

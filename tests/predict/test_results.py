@@ -100,6 +100,15 @@ def test_raven_selections(tmp_path, name):
     assert table[2]["Error"] == ROWS[2].error and table[0]["Begin Path"] == "a.wav"
 
 
+def test_times_of_a_raven_table_do_not_drift_over_many_files(tmp_path):
+    lasts = 1.000454  # 44,120 samples at 44.1 kHz; rounded before it is summed this drifts by 0.9 s
+    write_rows((Prediction(f"{i}.wav", 0.0, lasts, "dog", 1.0) for i in range(2000)), tmp_path / "r.selections")
+    with (tmp_path / "r.selections").open(encoding="utf-8", newline="") as file:
+        last = list(csv.DictReader(file, delimiter="\t"))[-1]
+    assert last["Begin Time (s)"] == f"{1999 * lasts:.3f}" and last["End Time (s)"] == f"{2000 * lasts:.3f}"
+    assert last["File Offset (s)"] == "0.000"
+
+
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet", "rows.txt", "rows.selections"])
 def test_paths_of_odd_bytes_and_no_rows_at_all(tmp_path, name):
     odd = Prediction(os.fsdecode(b"caf\xe9.wav"), 0.0, 1.0, "dog", 1.0, {"dog": 1.0})

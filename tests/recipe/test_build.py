@@ -12,7 +12,7 @@ from ossicle.adapters import store
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
 from ossicle.errors import AdapterError, CheckpointError, DataError, RecipeError, UsageError
-from ossicle.recipe import backbone, build, config
+from ossicle.recipe import backbone, build, config, iterate
 from ossicle.recipe.classify import ClassifyPlan
 from ossicle.tasks.features import FeatureStore, TokenStore
 from ossicle.tasks.listen import Ear
@@ -65,7 +65,7 @@ def test_what_was_saved_predicts_the_same(tmp_path, clips, spec, monkeypatch):
     )
     manifest = trained(tmp_path / "out", clips, f"adapter.spec={spec}", "data.val=['3']")
     assert manifest["data"] | {"licences": {}} == {
-        "name": "tones", "train": 6, "val": 2, "test": 0, "licences": {}, "unreadable": [],
+        "name": "tones", "train": 6, "val": 2, "test": 0, "licences": {}, "unreadable": {},
     }  # fmt: skip
     loaded = build.load(str(tmp_path / "out"))
     assert loaded.manifest["scores"] == manifest["scores"] and loaded.recipe.data.source == "tones"
@@ -137,11 +137,63 @@ def test_cached_tokens_by_recipe(tmp_path, clips):
     assert manifest["epochs"] == 1
 
 
-def test_unreadable_clips_are_named(tmp_path, clips):
+def cut_off(path: Path) -> Path:
+    """A file whose header promises more than is there, which only shows when it is decoded."""
+    path.write_bytes(tiny.write_tone(path, 500.0, 0.4, seed=9).read_bytes()[:-4000])
+    return path
+
+
+@pytest.mark.parametrize("spec", ["lora(rank=2)", "probe()"])
+def test_unreadable_clips_are_named_with_the_reason_and_not_counted(tmp_path, clips, spec):
     bad = tmp_path / "letter.wav"
     bad.write_text("a letter")
-    manifest = trained(tmp_path / "out", [*clips, Clip(bad, labels=("low",))], "train.batch=1", "data.hold_out=0")
-    assert manifest["data"]["unreadable"] == ["letter.wav"]
+    half = cut_off(tmp_path / "half.wav")
+    short = tiny.write_tone(tmp_path / "short.wav", 500.0, 0.005)
+    faults = [
+        Clip(bad, labels=("low",), name="x/letter.wav", licence="CC-BY"),
+        Clip(half, labels=("high",), name="half.wav"),
+        Clip(short, labels=("low",)),
+        Clip(clips[0].path, start=7.0, end=9.0, labels=("low",), name="late.wav"),
+        Clip(bad, labels=("low",), name="val/letter.wav", split="3"),
+    ]
+    manifest = trained(tmp_path / "out", [*clips, *faults], f"adapter.spec={spec}", "data.val=['3']", "train.batch=1")
+    data = manifest["data"]
+    assert (data["train"], data["val"], data["licences"]) == (6, 2, {"not stated": 6})
+    reasons = {"x/letter.wav": "is text", "half.wav": "cut off", "short.wav": "0.0050 s", "val/letter.wav": "is text"}
+    reasons["late.wav"] = "seconds 7.0 to 9.0 were asked for but the sound ends at 0.40 s"
+    assert set(data["unreadable"]) == set(reasons)
+    assert [(name, why) for name, why in data["unreadable"].items() if reasons[name] not in why] == []
+    assert str(tmp_path) not in json.dumps(manifest)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "6 clips to train, 2 to validate" in card and "5 files that could not be read" in card
+
+
+@pytest.mark.parametrize("spec", ["lora(rank=2)", "probe()"])
+@pytest.mark.parametrize("fault", ["text", "cut off"])
+def test_a_class_without_a_readable_clip_is_an_error(tmp_path, clips, fault, spec):
+    bad = tmp_path / "crow.wav"
+    bad.write_text("a letter")
+    if fault == "cut off":
+        cut_off(bad)
+    lost = [Clip(bad, labels=("crow",), name="crow/1.wav"), Clip(bad, labels=("crow",), name="crow/2.wav")]
+    with pytest.raises(DataError, match=rf"1 class\(es\) have no training clip .*'crow' \(crow/1\.wav: .*{fault}"):
+        trained(tmp_path / "out", [*clips, *lost], "data.hold_out=0", f"adapter.spec={spec}")
+    assert not (tmp_path / "out" / "curve.png").exists()
+
+
+@pytest.mark.parametrize("change", ["task.multi_label=true", "task.multi_label=false"])
+def test_clips_without_any_label_say_what_to_do(tmp_path, clips, change):
+    bare = [Clip(c.path, captions=("A tone.",)) for c in clips]
+    with pytest.raises(DataError, match=r"none of \d training clips has a label; .*train caption-llm"):
+        trained(tmp_path / "out", bare, change)
+    bare = [Clip(c.path) for c in clips]
+    with pytest.raises(DataError, match=r"none of \d training clips has a label; add a label column"):
+        trained(tmp_path / "out", bare, change)
+
+
+def test_no_training_clip_at_all(tmp_path):
+    bad = tmp_path / "letter.wav"
+    bad.write_text("a letter")
     with pytest.raises(DataError, match=r"no training clip can be read; first: .*is text"):
         trained(tmp_path / "none", [Clip(bad, labels=(label,)) for label in ("low", "high") * 2], "data.hold_out=0")
 
@@ -165,14 +217,14 @@ def test_resume_needs_a_run_and_its_classes(tmp_path, clips):
         trained(tmp_path / "out", clips, resume=True)
     assert not (tmp_path / "out").exists()
     trained(tmp_path / "out", clips)
-    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
     others = [Clip(clip.path, labels=(f"{clip.labels[0]}er",)) for clip in clips]
     with pytest.raises(UsageError, match="begun with other labels"):
         trained(tmp_path / "out", others, resume=True)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()} == before
     with pytest.raises(UsageError, match=r"begun with train\.lr .* \(now 0\.5\); resume with those"):
         trained(tmp_path / "out", clips, "train.lr=0.5", resume=True)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()} == before
     assert trained(tmp_path / "out", clips, "train.epochs=2", resume=True)["epochs"] == 2
     (tmp_path / "out" / checkpoint.LAST).unlink()
     with pytest.raises(CheckpointError, match="nothing to resume"):
@@ -283,13 +335,13 @@ def test_the_head_is_standardised_on_what_the_encoder_gives_at_first(tmp_path, c
     expected = torch.stack(ear.feature_store(root=tmp_path / "own").get(clips)).mean(0)
     usual = torch.stack(FeatureStore(tiny.encoder("whisper"), ear.layers, ear.kind).get(clips)).mean(0)
     assert torch.allclose(expected, usual, atol=1e-3) != loud
-    made, fit = [], build.fit
+    made, fit = [], iterate.fit
 
     def watched(task, *given, **options):
         made.append(task.head.norm.mean.clone())
         return fit(task, *given, **options)
 
-    monkeypatch.setattr(build, "fit", watched)
+    monkeypatch.setattr(iterate, "fit", watched)
     trained(tmp_path / "out", clips, f"adapter.spec={spec}", "task.head_norm=standard", "data.hold_out=0")
     assert torch.allclose(made[-1], expected, atol=1e-4)
 

@@ -18,7 +18,7 @@ from ossicle.contracts import Clip
 from ossicle.data import Dataset
 from ossicle.deliver.merge import EXACT, merge
 from ossicle.errors import AdapterError, CheckpointError, DataError, UnknownNameError, UsageError
-from ossicle.recipe import backbone, build, config
+from ossicle.recipe import backbone, build, config, iterate
 from ossicle.recipe.caption_llm import CaptionPlan
 from ossicle.training import loop
 from ossicle.training.evaluate import predict_rows
@@ -102,8 +102,10 @@ def five(first, clips) -> list[str]:
 
 @pytest.mark.parametrize("spec", ["probe()", "lora(rank=2)"])
 def test_what_was_saved_captions_the_same(tmp_path, clips, spec, monkeypatch):
-    made, fit = [], build.fit
-    monkeypatch.setattr(build, "fit", lambda task, *given, **options: made.append(task) or fit(task, *given, **options))
+    made, fit = [], iterate.fit
+    monkeypatch.setattr(
+        iterate, "fit", lambda task, *given, **options: made.append(task) or fit(task, *given, **options)
+    )
     manifest = trained(tmp_path / "out", clips, f"adapter.spec={spec}", "data.val=['3']")
     (ear,) = made[0].listener.ears
     assert (ear.store is not None) == (spec == "probe()")
@@ -181,7 +183,7 @@ def test_what_is_begun_with_is_noted_and_asked_for_again(tmp_path, first, clips,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(build, "fit", stopped)
+        patch.setattr(iterate, "fit", stopped)
         trained(tmp_path / "second", clips, init=first)
     with pytest.raises(UsageError, match="was begun with the weights of first; give it by --init-from again"):
         trained(tmp_path / "second", clips, resume=True)

@@ -4,8 +4,10 @@ from ossicle.share.card import card
 
 
 def made(**origin: object) -> str:
+    encoders = {"mn04": origin} if origin else {}
     manifest = {
-        "task": "classify", "adapter": "probe()", "backbone": {"name": "mn04", "digest": "ab" * 32, **origin},
+        "task": "classify", "adapter": "probe()",
+        "backbone": {"name": "mn04", "digest": "ab" * 32, "encoders": encoders},
         "parameters": {"adapter": 1, "backbone": 100},
         "data": {"name": "birds", "train": 1, "val": 1, "test": 1, "licences": {"CC0-1.0": 3}},
     }  # fmt: skip
@@ -13,11 +15,13 @@ def made(**origin: object) -> str:
 
 
 def test_weights_nobody_could_check_are_called_unverified() -> None:
-    assert "from url: https://a.org/a.pt |" in made(source="url", origin="https://a.org/a.pt", verified=True)
+    assert "| weights of mn04 | from url: https://a.org/a.pt |" in made(
+        source="url", origin="https://a.org/a.pt", verified=True
+    )
     told = made(source="url", origin="https://a.org/a.pt", verified=False)
     assert "from url: https://a.org/a.pt, unverified: no known digest agreed with theirs" in told
     assert "from a file of its own: mine.pt, unverified" in made(source="path", origin="mine.pt", verified=False)
 
 
 def test_manifests_of_older_versions_do_not_say() -> None:
-    assert "weights of the backbone" not in made()
+    assert "weights of mn04" not in made()

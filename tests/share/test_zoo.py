@@ -12,7 +12,7 @@ from ossicle.cli.demo import captioned, captioner_or_none, demo, listen
 from ossicle.cli.export import export
 from ossicle.contracts import Prediction
 from ossicle.data.phrases import esc50
-from ossicle.errors import UsageError, WeightsError
+from ossicle.errors import CheckpointError, UsageError, WeightsError
 from ossicle.predict.report import Item
 from ossicle.recipe import build, config
 from ossicle.share import zoo
@@ -105,3 +105,86 @@ def test_without_its_language_model_the_demo_goes_on(
     monkeypatch.setattr(build, "load", absent)
     assert captioner_or_none("scenes-whisper-tiny") is None
     assert "no captions: smollm2-135m-instruct is not here" in capfd.readouterr().err
+
+
+# --- what a name stands for ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to stand in, and a hub that must not be asked."""
+
+    def asked(repo: str) -> Path:
+        raise AssertionError(f"the hub was asked for {repo}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(zoo.hub, "fetch", asked)
+    return tmp_path
+
+
+def test_a_folder_of_sounds_hides_no_name(here: Path) -> None:
+    for name in (*zoo.NAMES, "whisper-tiny.en"):
+        (here / name / "wren").mkdir(parents=True)
+    for name in zoo.NAMES:
+        assert (zoo.find(name) / "ossicle.safetensors").is_file()
+    with pytest.raises(CheckpointError, match="is a backbone, but an adapter .* --backbone whisper-tiny.en --out DIR"):
+        zoo.find("whisper-tiny.en")
+
+
+@pytest.mark.parametrize("name", ["mn04", "mn04+whisper-tiny.en", "beats-iter3+", "beats-iter3++yamnet"])
+def test_a_backbone_alone_or_joined_is_no_adapter(here: Path, name: str) -> None:
+    (here / name).mkdir()
+    assert zoo.backbone(name) == name
+    with pytest.raises(
+        CheckpointError, match=f"'{re.escape(name)}' is a backbone, but an adapter .*and give DIR"
+    ) as told:
+        zoo.find(name)
+    assert ("its own 527 classes are those of `ossicle predict mn04` alone" in str(told.value)) == (name == "mn04")
+    (here / name / "ossicle.json").write_text("{}")
+    assert zoo.backbone(name) == "" and zoo.find(name) == Path(name)
+
+
+def test_what_is_no_backbone(here: Path) -> None:
+    assert [zoo.backbone(name) for name in (*zoo.NAMES, "", ".", "me/birds", "mn4", "mn04+", "mn04+birds")] == [""] * 8
+
+
+def test_a_folder_that_is_an_adapter_comes_first(here: Path) -> None:
+    for name in (zoo.NAMES[0], "whisper-tiny.en", "me/birds"):
+        (here / name).mkdir(parents=True)
+        (here / name / "ossicle.json").write_text("{}")
+        assert zoo.find(name) == Path(name)
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("me/birds", "'me/birds' is not an adapter folder: it has no ossicle.json; nor is that .*esc50-whisper-tiny"),
+        ("me/birds", "the hub is not asked about a path that is here; give the --out of a training"),
+        ("file", "it is no folder; nor is that the name"),
+        ("link", "it is no folder; nor"),
+        ("begun", "no ossicle.json; if its training did not end, .*--resume"),
+        ("whole/ossicle.safetensors", "it is a file; give its folder, 'whole'"),
+        ("esc50-whisper-tny", "no adapter folder 'esc50-whisper-tny'; looked for .*did you mean 'esc50-whisper-tiny'?"),
+    ],
+)
+def test_a_path_without_an_adapter_says_what_was_looked_for(here: Path, where: str, told: str) -> None:
+    for name in ("me/birds", "begun", "whole"):
+        (here / name).mkdir(parents=True)
+    (here / "file").write_text("")
+    (here / "link").symlink_to("nowhere")
+    for name in ("begun/last.ckpt", "whole/ossicle.json", "whole/ossicle.safetensors"):
+        (here / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=told):
+        zoo.find(where)
+
+
+def test_no_name_is_not_the_folder_one_stands_in(here: Path) -> None:
+    (here / "ossicle.json").write_text("{}")
+    assert zoo.find(".") == here.relative_to(here)
+    with pytest.raises(CheckpointError, match="no adapter folder ''; looked for a folder with ossicle.json"):
+        zoo.find("")
+
+
+def test_the_hub_comes_last(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo.hub, "fetch", Path)
+    assert zoo.find("me/birds") == Path("me/birds")

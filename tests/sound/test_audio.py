@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.conftest import tries
 
 from ossicle.errors import AudioError, DataError, UsageError
-from ossicle.sound import decoding
+from ossicle.sound import mpeg
 from ossicle.sound.audio import Info, content_hash, find, load, probe, windows
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -180,7 +180,7 @@ def test_an_mp3_without_a_frame_count_is_read_to_its_end(rate, tag, tmp_path):
     soundfile.write(counted, quiet, rate, bitrate_mode="VARIABLE")
     data = counted.read_bytes()
     assert b"Xing" in data[:64]
-    bare = tag + data[decoding._mp3_frame(data, 0) :]
+    bare = tag + data[mpeg.frame_bytes(data, 0) :]
     with soundfile.SoundFile(io.BytesIO(bare)) as file:
         assert file.frames < rate * 5, "libsndfile guesses well now: the recount can go"
     path = tmp_path / "bare.mp3"
@@ -360,6 +360,39 @@ def test_find_lists_sounds_deeply_sorted_and_once(tmp_path):
     assert find([f"{tmp_path}/*.wav"]) == [tmp_path / "b.wav"]
     assert find([f"{tmp_path}/**/*"]) == [tmp_path / "a/z.FLAC", tmp_path / "b.wav"]
     assert find([tmp_path / "odd.dat"]) == [tmp_path / "odd.dat"]
+
+
+@pytest.mark.parametrize("where", ["", "**/*.wav", "**", "**/z/**/*"])
+def test_find_follows_links_and_not_those_that_lead_back(where, tmp_path):
+    for name in ("store/y/b.wav", "sounds/z/a.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    sounds = tmp_path / "sounds"
+    links = {"z/in": tmp_path / "store", "z/out": sounds, "self": sounds, "also": sounds, "gone": tmp_path / "no"}
+    for name, target in links.items():
+        (sounds / name).symlink_to(target)
+    (tmp_path / "store" / "y" / "back").symlink_to(sounds / "z")
+    passed: list[str] = []
+    assert find([f"{sounds}/{where}"], passed) == [sounds / "z/a.wav", sounds / "z/in/y/b.wav"]
+    assert sorted(line.removeprefix(f"{sounds}/").partition(" is a link")[0] for line in passed) == [
+        "also", "gone", "self", "z/in/y/back", "z/out",
+    ]  # fmt: skip
+
+
+def test_find_tells_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    (tmp_path / "a.wav").write_bytes(b"x")
+    (tmp_path / "secret").mkdir()
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "secret":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    passed: list[str] = []
+    assert find([tmp_path], passed) == [tmp_path / "a.wav"]
+    assert passed == [f"{tmp_path}/secret cannot be read (Permission denied) and is passed over; check its permissions"]
 
 
 def test_find_takes_a_name_with_brackets_as_it_is(tmp_path):

@@ -266,6 +266,7 @@ class TestEveryFrontEnd:
 
     def test_a_clip_shorter_than_a_window_is_told_in_seconds(self, name):
         least, told = LEAST.get(name, SIXTEEN)
+        assert FRONTENDS[name]().fewest == least
         with pytest.raises(AudioError, match=told):
             FRONTENDS[name]()(torch.zeros(1, least - 1))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
 from tests import tiny
@@ -14,7 +15,7 @@ from ossicle.backbones.layers import Standardize
 from ossicle.contracts import Batch, Clip
 from ossicle.errors import DataError, UnknownNameError, UsageError
 from ossicle.tasks.classify import Augment, Classifier, Head
-from ossicle.tasks.features import TokenStore
+from ossicle.tasks.features import FeatureStore, TokenStore
 
 LABELS = ["cat", "dog", "owl"]
 NUMBER = 1  # blocks below the lowest adapter
@@ -318,3 +319,16 @@ def test_cached_tokens_can_be_mixed_and_bad_clips_cost_themselves(tmp_path):
     assert len(batch.clips) == 3 and torch.equal(batch.tokens, same.tokens)
     torch.testing.assert_close(batch.targets.sum(1), torch.ones(3))
     assert not torch.equal(batch.targets, torch.eye(3))
+
+
+@pytest.mark.parametrize("kind", ["whisper", "ast"])
+def test_a_clip_of_one_sample_is_no_sound_however_it_is_padded(tmp_path, kind):
+    (long,), short = clips(tmp_path, (0.8,)), Clip(tmp_path / "one.wav", labels=("cat",))
+    soundfile.write(short.path, np.full(1, 0.1), tiny.RATE_HZ)
+    task = classifier(kind, spec="probe()", shortest_s=0.8)
+    assert task.collate([long, short], None).clips == [long]
+    assert "only 1 sample(s)" in task.unreadable[str(short.path)]
+    pooled = FeatureStore(task.encoder, (3,), "mean", shortest_s=0.8, root=tmp_path / "pooled").get([long, short])
+    tokens = TokenStore(task.encoder, 1, lambda w, g: w, "none", shortest_s=0.8, root=tmp_path / "tokens")
+    for good, bad in (pooled, tokens.get([long, short], [0, 0])):
+        assert isinstance(good, torch.Tensor) and "only 1 sample(s)" in str(bad)

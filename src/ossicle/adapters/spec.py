@@ -72,7 +72,7 @@ def share_out(text: str, names: Sequence[str], blocks: Mapping[str, int]) -> dic
         UnknownNameError: for a prefix that is none of the encoders, and as `parse`.
         AdapterError: for text before the first prefix, or if no encoder can carry it.
     """
-    pieces = re.split(r"\+(?![^(]*\))", text.replace(" ", ""))
+    pieces = re.split(r"\+(?![^(]*\))(?!:)", text.replace(" ", ""))  # a name may end in +
     prefixed = [re.fullmatch(r"(?:([^(:]*):)?(.*)", piece).groups(default="") for piece in pieces]  # type: ignore[union-attr]
     if not any(name for name, _ in prefixed):
         adapter = parse(text)

@@ -52,7 +52,10 @@ def names_of(text: str) -> list[str]:
         if not fits:
             raise UnknownNameError("backbone", rest.partition("+")[0], BACKBONES)
         names.append(max(fits, key=len))
-        rest = rest[len(names[-1]) :].removeprefix("+")
+        rest = rest[len(names[-1]) :]
+        if rest == "+":
+            raise UnknownNameError("backbone", text, BACKBONES)
+        rest = rest.removeprefix("+")
     return names or [spec(text).name]
 
 
@@ -125,7 +128,7 @@ def from_checkpoint(name: str, path: Path) -> Encoder:
         raise WeightsError(f"{path.name} does not fit {name}: {listed}; give a checkpoint of {name}")
     encoder = chosen.make(name, sizes)
     encoder.load_state_dict(state, strict=False)
-    encoder.digest = weights.digest(path)
+    encoder.digest, encoder.origin = weights.digest(path), weights.provenance(path)
     return freeze(encoder)
 
 

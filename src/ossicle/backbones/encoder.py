@@ -66,6 +66,7 @@ class Encoder(nn.Module):
         self.usual_pooling = usual_pooling
         self.tags = tags
         self.digest = ""
+        self.origin: dict[str, Any] = {"source": "path", "origin": name, "verified": False}
         self.active: str | None = None
         self.adapters: dict[str, Any] = {}
 
@@ -79,6 +80,12 @@ class Encoder(nn.Module):
         """The sample rate the front end wants."""
         rate: int = self.frontend.rate_hz  # type: ignore[assignment]
         return rate
+
+    @property
+    def fewest(self) -> int:
+        """The samples of one window of the front end; a clip with fewer is no sound to it, padded or not."""
+        samples: int = self.frontend.fewest  # type: ignore[assignment]
+        return samples
 
     def forward(
         self,

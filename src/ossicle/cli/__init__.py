@@ -1,47 +1,38 @@
-"""The command line: one file per verb."""
+"""The command line: one file per verb, imported when the verb is called, so that help needs no torch."""
 
+import importlib
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, cast
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
 
 from ossicle import __version__
-from ossicle.cli.adapters import adapters
-from ossicle.cli.caption import caption
-from ossicle.cli.data import data
-from ossicle.cli.demo import demo
-from ossicle.cli.doctor import doctor
-from ossicle.cli.evaluate import evaluate
-from ossicle.cli.export import export
-from ossicle.cli.merge import merge
-from ossicle.cli.models import models
-from ossicle.cli.plot import plot
-from ossicle.cli.predict import predict
-from ossicle.cli.push import push
-from ossicle.cli.reproduce import reproduce
-from ossicle.cli.scenes import scenes
-from ossicle.cli.score import score
-from ossicle.cli.train import train
 from ossicle.errors import OssicleError
 
-VERBS: dict[str, Callable[..., Any] | typer.Typer] = {
-    "doctor": doctor,
-    "models": models,
-    "adapters": adapters,
-    "data": data,
-    "train": train,
-    "evaluate": evaluate,
-    "predict": predict,
-    "caption": caption,
-    "merge": merge,
-    "plot": plot,
-    "export": export,
-    "push": push,
-    "reproduce": reproduce,
-    "score": score,
-    "scenes": scenes,
-    "demo": demo,
+# The verb VERB is `VERB` in `ossicle.cli.VERB`, with this as the first paragraph of its help.
+VERBS: dict[str, str] = {
+    "doctor": "Show what works here: audio formats, devices, packages, caches, reachable weight sources.",
+    "models": "List and fetch weights.",
+    "adapters": "List adapters with what they train on a backbone. No weights are needed.",
+    "data": "Show what a data set holds: clips, labels, captions, recordings and licences of every split. No sound is"
+    " read.",
+    "train": "Train an adapter.",
+    "evaluate": "Score a trained adapter on labelled sounds.",
+    "predict": "Label sounds; one row per window. A stopped run goes on with the same command.",
+    "caption": "Caption sounds; one caption per window. With --out a stopped run goes on with the same command.",
+    "merge": "Merge the LoRAs of captioners that were trained over one mapper.",
+    "plot": "Draw figures.",
+    "export": "Write a trained adapter for use without Ossicle.",
+    "push": "Upload an adapter to the Hugging Face hub.",
+    "reproduce": "Run a paper's table; what cannot be run is marked, what is finished is not run again.",
+    "score": "Score answers.",
+    "scenes": "Make captioned scenes from labelled sounds. A stopped run goes on with the same command.",
+    "demo": "Name and caption ten animal recordings, and write a page with pictures and players.",
 }
 
 
@@ -53,22 +44,48 @@ STOPPED = 130
 def app() -> typer.Typer:
     """The Typer application with every verb."""
     root = typer.Typer(
-        help="Adapt big frozen models to hear: train about 1 % of a model on your own sounds.",
-        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+        cls=Verbs, help="Adapt big frozen models to hear: train about 1 % of a model on your own sounds.",
+        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     )  # fmt: skip
     root.callback()(_version)
-    for name, verb in VERBS.items():
-        if isinstance(verb, typer.Typer):
-            root.add_typer(verb, name=name)
-        else:
-            root.command(name)(verb)
+    for name, told in VERBS.items():
+        root.command(name, help=told, short_help=told)(_unloaded)
     return root
+
+
+def _unloaded() -> None:
+    """Stands for a verb in the list of verbs; `Verbs` never calls it."""
+
+
+class Verbs(TyperGroup):
+    """The list of verbs; only the one that is called is imported."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The verb of a command line, and what comes after it."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else command(name), rest
+
+
+def command(name: str) -> Any:
+    """A verb as Typer runs it. Its help is plain text, as rich would cut names of options in a narrow terminal."""
+    verb = getattr(importlib.import_module(f"ossicle.cli.{name}"), name)
+    if not isinstance(verb, typer.Typer):
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+        alone.command(name)(verb)
+        return get_command(alone)
+    verb.rich_markup_mode = None
+    made: Any = get_group(verb)
+    made.name = name
+    for below in made.commands.values():
+        below.short_help = below.help.partition("\n\n")[0]  # else it is cut
+    return made
 
 
 def main() -> None:
     """Run a verb. A user's mistake is one line on stderr and exit code 1 or 2, never a traceback."""
     try:
-        code = app()(prog_name="ossicle", standalone_mode=False)
+        with _notes():
+            code = app()(prog_name="ossicle", standalone_mode=False)
     except OssicleError as err:
         _leave(str(err), err.exit_code)
     except WRONG_USE as err:
@@ -85,10 +102,47 @@ def main() -> None:
     sys.exit(code)
 
 
+class _Kept(logging.Handler):
+    """Keeps what is logged, each text once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: dict[str, None] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one text."""
+        self.texts[record.getMessage()] = None
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Tell at the end what was noted of sound files that can be used but are not quite in order; some, and how many."""
+    log, kept = logging.getLogger("ossicle.sound"), _Kept()
+    log.addHandler(kept)
+    try:
+        yield
+    finally:
+        log.removeHandler(kept)
+        if kept.texts:
+            _tell_notes(list(kept.texts))
+
+
+def _tell_notes(texts: list[str]) -> None:
+    from ossicle import terminal  # inside, so that help needs no rich
+    from ossicle.data.notices import SHOWN
+
+    for text in texts[:SHOWN]:
+        terminal.note(text)
+    if len(texts) > SHOWN:
+        terminal.note(f"and {len(texts) - SHOWN:,} more file(s) alike")
+
+
 def _leave(text: str, code: int) -> NoReturn:
     """Say why on one line, and end."""
     if text:
-        print(f"ossicle: {' '.join(text.splitlines())}", file=sys.stderr)
+        from ossicle import terminal  # inside, so that help needs no rich
+
+        terminal.prose(f"ossicle: {' '.join(text.splitlines())}", error=True)
     sys.exit(code)
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from ossicle.cli.predict import predictor_of, to_file
+from ossicle import terminal
+from ossicle.cli.predict import found, predictor_of, to_file
 from ossicle.contracts import Prediction
-from ossicle.recipe import build, config
-from ossicle.sound import audio
-from ossicle.tasks.decode import Decoding
+from ossicle.errors import UsageError
+from ossicle.recipe import build
 
 
 def caption(
@@ -42,26 +41,37 @@ def caption(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
     """Caption sounds; one caption per window. With --out a stopped run goes on with the same command."""
-    loaded = build.load(adapter, change or [], kind="caption-llm")
-    how = _decoding(loaded, decoding or [])
+    if as_json and out is not None:
+        raise UsageError("--json is for captions that are printed; leave it out, or give --out a name ending in .jsonl")
+    changes = change or []
+    _check_once(changes, window, channel)
+    loaded = build.load(adapter, [*changes, *(f"task.decoding.{one}" for one in decoding or [])], kind="caption-llm")
     predictor = predictor_of(loaded, window, hop, channel, batch, precision)
     if out is not None:
         task = loaded.task
-        extras = {"backbone": task.encoder.digest, "language model": task.language.digest, "decoding": asdict(how)}
+        extras = {
+            "backbone": task.encoder.digest,
+            "language model": task.language.digest,
+            "decoding": asdict(task.decoding),
+        }
         raise typer.Exit(to_file(predictor, paths, out, extras))
     failed = False
-    for _, rows in predictor.files(audio.find(paths)):
+    for _, rows in predictor.files(found(paths)):
         for row in rows:
             failed |= row.error is not None
             _tell(row, as_json)
     raise typer.Exit(1 if failed else 0)
 
 
-def _decoding(loaded: build.Loaded, changes: list[str]) -> Decoding:
-    """The recipe's decoding with changes, set on the task."""
-    chosen = config.changed(loaded.recipe, [f"task.decoding.{change}" for change in changes])
-    loaded.task.decoding = chosen.caption.decoding
-    return chosen.caption.decoding
+def _check_once(changes: list[str], window: float | None, channel: int | None) -> None:
+    """Refuse settings that an option overrules, and those of scores."""
+    options = {"task.window_s": ("--window", window), "data.channel": ("--channel", channel)}
+    for key in (change.partition("=")[0].strip() for change in changes):
+        option, value = options.get(key, ("", None))
+        if value is not None:
+            raise UsageError(f"{option} and --set {key} say the same; give one of them")
+        if key == "task.metrics":
+            raise UsageError("--set task.metrics does nothing to captions; `ossicle evaluate` scores them")
 
 
 def _tell(row: Prediction, as_json: bool) -> None:
@@ -69,5 +79,4 @@ def _tell(row: Prediction, as_json: bool) -> None:
         print(json.dumps(asdict(row), ensure_ascii=False), flush=True)
         return
     span = "" if row.end is None else f" {row.start:.1f}–{row.end:.1f} s"
-    console = Console(stderr=row.error is not None)
-    console.print(f"{row.path}{span}: {row.error or row.caption}", markup=False, highlight=False, soft_wrap=True)
+    terminal.say(f"{row.path}{span}: {row.error or row.caption}", error=row.error is not None)

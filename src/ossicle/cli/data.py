@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from ossicle.cli.train import note
+from ossicle import terminal
 from ossicle.contracts import Clip
 from ossicle.data import open_data
 from ossicle.files import write_atomic
@@ -27,7 +24,7 @@ def data(
     """Show what a data set holds: clips, labels, captions, recordings and licences of every split. No sound is read."""
     dataset = open_data(where)
     for notice in dataset.notices:
-        note(notice)
+        terminal.note(notice)
     if missing is not None:
         lines = "".join(f"{name}\n" for name in dataset.missing)
         write_atomic(missing, lambda part: part.write_text(lines, encoding="utf-8"))
@@ -35,15 +32,13 @@ def data(
     if as_json:
         print(json.dumps({"name": dataset.name, "splits": splits, "missing": dataset.missing}))
         return
-    table = Table("split", "clips", "labels", "captions", "recordings", "licences")
+    counted, rows = ("clips", "labels", "captions", "recordings"), []
     for name, row in splits.items():
-        numbers = (f"{row[key]:,}" for key in ("clips", "labels", "captions", "recordings"))
         licences = ", ".join(f"{licence} ({count:,})" for licence, count in row["licences"].items())
-        table.add_row(Text(name or "none"), *numbers, Text(licences))
-    console = Console()
-    console.print(table)
+        rows.append((name or "none", *(f"{row[key]:,}" for key in counted), licences))
+    terminal.table(("split", *counted, "licences"), rows, right=counted)
     told = f", written to {missing}" if missing is not None else ""
-    console.print(f"{len(dataset.missing):,} sounds are not there{told}", markup=False, highlight=False, soft_wrap=True)
+    terminal.say(f"{len(dataset.missing):,} sounds are not there{told}")
 
 
 def held(clips: Sequence[Clip]) -> dict[str, Any]:

@@ -7,14 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from ossicle import terminal
 from ossicle.adapters import store
 from ossicle.backbones import weights
-from ossicle.cli.train import note
 from ossicle.contracts import Clip
 from ossicle.errors import UsageError, WeightsError
 from ossicle.predict import report
@@ -41,38 +37,39 @@ def demo(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise UsageError(f"--out {out} cannot be a folder: {err.strerror}; give another") from None
-    console = Console()
-    with Console(stderr=True).status(f"fetching {SOUNDS}") as status:
+    with terminal.waiting(f"fetching {SOUNDS}") as tell:
         sounds = sorted(weights.fetch(SOUNDS).glob("*.mp3"))
-        status.update(f"loading {adapter}")
+        tell(f"loading {adapter}")
         loaded = build.load(adapter, kind="classify")
         writer = None
         if captioner:
-            status.update(f"loading {captioner}")
+            tell(f"loading {captioner}")
             writer = captioner_or_none(captioner)
         items = []
         for path in sounds:
-            status.update(f"listening to {path.name}")
+            tell(f"listening to {path.name}")
             items.append(listen(loaded.task, path, loaded.recipe.task.window_s, loaded.recipe.data.channel))
         notes = [f"The sounds are {SOUNDS} ({weights.SOURCES[SOUNDS].licence})."]
         if writer is not None:
             notes.append(f"The captions are by {writer.name}; its model card says what it knows.")
-            items = captioned(items, writer, status.update)
-        status.update("writing the report")
+            items = captioned(items, writer, tell)
+        tell("writing the report")
         took_s = sum(item.took_s for item in items)
         page = report.html_report(
             items, title=f"What {loaded.name} heard", model=described(loaded, zoo.find(adapter)), took_s=took_s,
             folder=out, notes=notes,
         )  # fmt: skip
         report.save(page, out / "report.html")
-    console.print(table(items))
+    table(items)
     if writer is not None:
-        console.print(captions(items))
+        terminal.say()
+        captions(items)
+    terminal.say()
     for item in items:
         if item.row.error is not None:
-            console.print(item.row.error, style="red", markup=False, highlight=False, soft_wrap=True)
-    console.print(report.verdict(items) or "no sound here is of a class the model knows", highlight=False)
-    console.print(f"report in {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+            terminal.say(item.row.error, style="red")
+    terminal.say(report.verdict(items) or "no sound here is of a class the model knows")
+    terminal.say(f"report in {out / 'report.html'}")
     raise typer.Exit(1 if any(item.row.error is not None for item in items) else 0)
 
 
@@ -81,7 +78,7 @@ def captioner_or_none(captioner: str) -> build.Loaded | None:
     try:
         return build.load(captioner, kind="caption-llm")
     except WeightsError as err:
-        note(f"no captions: {err}")
+        terminal.note(f"no captions: {err}")
         return None
 
 
@@ -127,23 +124,23 @@ def described(loaded: build.Loaded, folder: Path) -> Model:
     )  # fmt: skip
 
 
-def table(items: Sequence[Item]) -> Table:
-    """What was heard, one row per sound."""
-    shown = Table("file", "heard", "second", "third", "time", "right", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def table(items: Sequence[Item]) -> None:
+    """Print what was heard, one row per sound."""
+    rows = []
     for item in items:
-        heard = [Text(f"{label.replace('_', ' ')} {share:.0%}") for label, share in report.best(item.row, 3)]
-        cells = heard + [Text("")] * (3 - len(heard))
-        shown.add_row(Text(item.path.name), *cells, f"{item.took_s:.2f} s", Text(said(item)))
-    return shown
+        heard = [f"{label.replace('_', ' ')} {share:.0%}" for label, share in report.best(item.row, 3)]
+        best, rest = heard[:1] or [""], ", ".join(heard[1:])
+        rows.append((item.path.name, *best, said(item), f"{item.took_s:.2f} s", rest))
+    terminal.table(("file", "heard", "right", "time", "or else"), rows, right=("time",))
 
 
-def captions(items: Sequence[Item]) -> Table:
-    """What was written of each sound."""
-    shown = Table("file", "caption", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for item in items:
-        written = "could not be read" if item.row.error is not None else item.row.caption or ""
-        shown.add_row(Text(item.path.name), Text(written))
-    return shown
+def captions(items: Sequence[Item]) -> None:
+    """Print what was written of each sound."""
+    rows = [
+        (item.path.name, "could not be read" if item.row.error is not None else item.row.caption or "")
+        for item in items
+    ]  # fmt: skip
+    terminal.table(("file", "caption"), rows)
 
 
 def said(item: Item) -> str:
@@ -151,5 +148,5 @@ def said(item: Item) -> str:
     if item.row.error is not None:
         return "could not be read"
     if item.expected is None:
-        return "not a class the model knows"
+        return "no such class"
     return "yes" if item.right else "no"

@@ -1,20 +1,16 @@
 """`ossicle doctor`: what works on this machine."""
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
 import shutil
 from typing import Annotated, Any
 
-import soundfile
-import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from ossicle import devices
-from ossicle.backbones import network, weights
+from ossicle import terminal
 
 PACKAGES = (
     "torch",
@@ -39,14 +35,17 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
     if as_json:
         print(json.dumps(found))
         return
-    table = Table("part", "what", "state")
-    for part, facts in found.items():
-        for name, state in facts.items():
-            table.add_row(part, name, str(state))
-    Console().print(table)
+    rows = [(part, name, _words(state)) for part, facts in found.items() for name, state in facts.items()]
+    terminal.table(("part", "what", "state"), rows)
+
+
+def _words(state: object) -> str:
+    return ("yes" if state else "no") if isinstance(state, bool) else str(state)
 
 
 def _audio() -> dict[str, Any]:
+    import soundfile  # inside, so that help needs neither it nor torch
+
     known = soundfile.available_formats()
     subtypes = soundfile.available_subtypes("OGG")
     return {
@@ -56,6 +55,10 @@ def _audio() -> dict[str, Any]:
 
 
 def _devices() -> dict[str, Any]:
+    import torch
+
+    from ossicle import devices
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "gpu": gpu,
@@ -73,6 +76,8 @@ def _extras() -> dict[str, str]:
 
 
 def _cache() -> dict[str, Any]:
+    from ossicle.backbones import weights
+
     home = weights.home()
     nearest = next(folder for folder in (home, *home.parents) if folder.exists())
     free = shutil.disk_usage(nearest).free / 1024**3
@@ -81,6 +86,8 @@ def _cache() -> dict[str, Any]:
 
 
 def _sources() -> dict[str, Any]:
+    from ossicle.backbones import network
+
     hub = network.hub_reachable()
     pip = shutil.which("pip") is not None or importlib.util.find_spec("pip") is not None
     return {

@@ -1,14 +1,15 @@
 """`ossicle evaluate DIR DATA`: scores of a trained adapter on labelled sounds."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ossicle import terminal
 from ossicle.cli.train import opened
+from ossicle.contracts import Clip, Prediction
 from ossicle.data.splits import on_channel, select
 from ossicle.devices import Precision
 from ossicle.errors import UnknownNameError, UsageError
@@ -33,11 +34,13 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Score a trained adapter on labelled sounds."""
+    if metrics and any(one.partition("=")[0].strip() == "task.metrics" for one in change or []):
+        raise UsageError("--metrics and --set task.metrics say the same; give one of them")
     loaded = build.load(adapter, change or [])
     if metrics:
         if loaded.recipe.task.kind != "caption-llm":
             raise UsageError("--metrics chooses caption metrics, but this is no captioner; leave it out")
-        loaded.task.metrics = tuple(name for text in metrics for name in text.split(","))
+        loaded.task.metrics = tuple(name.strip() for text in metrics for name in text.split(","))
     clips = on_channel(select(opened(data).clips, split or None, None), loaded.recipe.data.channel)
     chosen = checked_precision(precision)
     if out is not None:
@@ -49,16 +52,32 @@ def evaluate(
         row.model = loaded.name
     if out is not None:
         results.write_rows(rows, out)
-    failed = sum(row.error is not None for row in rows)
-    result = {"adapter": loaded.name, "clips": len(rows), "failed": failed, **scores}
+    counts = _counted(loaded, clips, rows)
+    result = {"adapter": loaded.name, **counts, **scores}
+    absent: dict[str, str] = getattr(loaded.task, "absent", {})
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(result | ({"absent": absent} if absent else {})))
     else:
-        table = Table("score", "value")
-        for key, value in result.items():
-            table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
-        Console().print(table)
-    raise typer.Exit(1 if failed else 0)
+        _tell(result, absent)
+    raise typer.Exit(1 if counts["failed"] else 0)
+
+
+def _counted(loaded: build.Loaded, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, int]:
+    """How many clips there are, how many could not be read or have nothing to be scored against, and how many rest."""
+    failed = sum(row.error is not None for row in rows)
+    counts = {"clips": len(rows), "failed": failed}
+    if loaded.recipe.task.kind == "caption-llm":
+        good = [clip for clip, row in zip(clips, rows, strict=True) if row.error is None]
+        counts["without_captions"] = sum(not clip.captions for clip in good)
+    return {**counts, "scored": len(rows) - failed - counts.get("without_captions", 0)}
+
+
+def _tell(result: Mapping[str, Any], absent: Mapping[str, str]) -> None:
+    """A table of counts and scores, and what could not run."""
+    cells = ((key, f"{value:.4f}" if isinstance(value, float) else str(value)) for key, value in result.items())
+    terminal.table(("score", "value"), cells)
+    for name, reason in absent.items():
+        terminal.say(f"not run: {name}: {reason}")
 
 
 def checked_precision(text: str) -> Precision:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from ossicle import terminal
 from ossicle.adapters import peft_format
 from ossicle.deliver import export as exporting
 from ossicle.errors import UsageError
@@ -25,19 +25,18 @@ def export(
         raise UsageError(f"--to {to} is neither a .onnx file nor a folder; give one of them")
     if to.exists() and to.is_dir() == (to.suffix == ".onnx"):
         raise UsageError(f"--to {to} is a {'folder' if to.is_dir() else 'file'}; give another name")
+    if seconds is not None and to.suffix != ".onnx":
+        raise UsageError(f"--seconds is for a .onnx file and does nothing for {to}, a folder; leave it out")
     loaded = build.load(adapter, kind="classify" if to.suffix == ".onnx" else None)
-    console = Console()
     if to.suffix != ".onnx":
         peft_format.to_peft(single(loaded.task.encoder, "PEFT's format"), to)
-        told = f"the encoder's LoRA in PEFT's format in {to}; nothing above the encoder is part of it"
-        console.print(told, soft_wrap=True, markup=False)
+        terminal.say(f"the encoder's LoRA in PEFT's format in {to}; nothing above the encoder is part of it")
         return
     task = loaded.recipe.task
     length = seconds or task.shortest_s or task.window_s
     worst = exporting.to_onnx(loaded, to, seconds=length)
     rate = loaded.task.encoder.rate_hz
-    console.print(
+    terminal.say(
         f"{to}: waves (batch, {round(length * rate)}) at {rate} Hz to probabilities of {len(loaded.task.labels)}"
-        f" classes; differs from torch by at most {worst:.1e}",
-        soft_wrap=True, markup=False,
-    )  # fmt: skip
+        f" classes; differs from torch by at most {worst:.1e}"
+    )

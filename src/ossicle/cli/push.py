@@ -3,8 +3,8 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from ossicle import terminal
 from ossicle.share import hub, zoo
 
 
@@ -15,4 +15,4 @@ def push(
 ) -> None:
     """Upload an adapter to the Hugging Face hub."""
     address = hub.push(zoo.find(adapter), repo, private=private)
-    Console().print(f"uploaded: {address}", soft_wrap=True, markup=False)
+    terminal.say(f"uploaded: {address}")

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ossicle import terminal
 from ossicle.cli.train import opened
 from ossicle.data import DATASETS
-from ossicle.errors import UnknownNameError
+from ossicle.errors import UnknownNameError, UsageError
 from ossicle.reproduce import tables
 from ossicle.reproduce.tables import Cell, Options
 
@@ -32,6 +31,8 @@ def reproduce(
 ) -> None:
     """Run a paper's table; what cannot be run is marked, what is finished is not run again."""
     if table == "list":
+        if data or rows or backbone or folds or test_folds or seeds or change or as_json:
+            raise UsageError("'list' takes no options; leave them out, or name one of the tables it lists")
         print("\n".join(tables.tables()))
         return
     sets = {}
@@ -39,6 +40,10 @@ def reproduce(
         name = text.partition(":")[0]
         if name not in DATASETS:
             raise UnknownNameError("data set", name, DATASETS)
+        if name not in (used := tables.data_sets(table)):
+            raise UsageError(
+                f"{table} has no column of {name}, so --data {text} does nothing; it uses {', '.join(used)}"
+            )
         sets[name] = opened(text)
     options = Options(
         tables.checked_mode(mode), backbone, tuple(folds or ()), tuple(test_folds or ()), tuple(seeds or ()),
@@ -49,19 +54,19 @@ def reproduce(
         print(json.dumps([vars(cell) for cell in cells]))
         return
     _show(cells)
-    Console().print(f"written to {out / table.replace('/', '_')}", soft_wrap=True, markup=False)
+    terminal.say(f"written to {out / table.replace('/', '_')}")
 
 
 def _show(cells: list[Cell]) -> None:
-    console = Console()
-    table = Table("row", "data", "paper", "ours", "trainable", box=None, pad_edge=False)
+    rows = []
     for cell in cells:
         ours = tables.figure(cell) or "not run"
         paper = "" if cell.printed is None else f"{cell.printed:.2f}"
-        table.add_row(cell.row, cell.column, paper, ours, "" if cell.parameters is None else f"{cell.parameters:,}")
-    console.print(table)
+        parameters = "" if cell.parameters is None else f"{cell.parameters:,}"
+        rows.append((cell.row, cell.column, paper, ours, parameters))
+    terminal.table(("row", "data", "paper", "ours", "trainable"), rows, right=("paper", "trainable"))
     for reason in dict.fromkeys(cell.reason for cell in cells if cell.reason):
         count = sum(cell.reason == reason for cell in cells)
-        console.print(f"not run ({count}): {reason}", soft_wrap=True, markup=False)
+        terminal.say(f"not run ({count}): {reason}")
     for note in dict.fromkeys(note for cell in cells if cell.ours for note in cell.notes):
-        console.print(f"differs from the paper: {note}", soft_wrap=True, markup=False)
+        terminal.say(f"differs from the paper: {note}")

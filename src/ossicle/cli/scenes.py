@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from ossicle import terminal
 from ossicle.cli.train import opened
 from ossicle.data import scenes as making
 from ossicle.data.manifest import shorten
@@ -24,13 +24,12 @@ def scenes(
     """Make captioned scenes from labelled sounds. A stopped run goes on with the same command."""
     clips = select(opened(data).clips, split or None, licence or None)
     unusable: list[str] = []
-    with Console(stderr=True).status(f"0 of {count} scenes") as status:
+    with terminal.waiting(f"0 of {count} scenes") as tell:
         made = making.make(
             clips, out, count, seed=seed, seconds=seconds,
-            progress=lambda done: status.update(f"{done} of {count} scenes"), notice=unusable.append,
+            progress=lambda done: tell(f"{done} of {count} scenes"), notice=unusable.append,
         )  # fmt: skip
     if unusable:
-        text = f"note: {len(unusable)} clip(s) could not be used: {shorten(unusable)}"
-        Console(stderr=True).print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    Console().print(f"{len(made)} scenes in {out}", markup=False, soft_wrap=True)
+        terminal.note(f"{len(unusable)} clip(s) could not be used: {shorten(unusable)}")
+    terminal.say(f"{len(made)} scenes in {out}")
     raise typer.Exit(1 if unusable else 0)

@@ -1,27 +1,29 @@
 """`ossicle score captions | retrieval | classify`: scores of files with a system's answers."""
 
 import json
-from collections.abc import Mapping
-from pathlib import Path, PurePath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from ossicle import terminal
+from ossicle.data import answers, manifest
 from ossicle.data import captions as texts
-from ossicle.data import manifest
 from ossicle.errors import DataError, UsageError
+from ossicle.files import write_atomic
 from ossicle.metrics import classify as classes
 from ossicle.metrics import retrieve
 from ossicle.metrics.caption import score as caption
-from ossicle.metrics.compare import interval, paired_bootstrap
+from ossicle.metrics.caption.pairs import named
+from ossicle.metrics.compare import LEAST, interval, paired_bootstrap
 
 PROTOCOL = (
     "text to audio: every caption is a query over all clips; audio to text: every clip is a query over all captions and"
     " the best rank of its own counts; a tie counts against the system; mAP@10 over all captions of a clip, sorted"
 )
+CAPTIONS_PER_CLIP = 5
 score = typer.Typer(help="Score answers.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
@@ -40,7 +42,9 @@ def captions(
     against: Annotated[Path | None, typer.Option(help="Another system's captions, compared item by item.")] = None,
     human: Annotated[bool, typer.Option(help="Score the references against each other instead.")] = False,
     metrics: Annotated[list[str] | None, typer.Option(help="Only these; may be repeated or joined by commas.")] = None,
-    sbert: Annotated[str, typer.Option(help="Sentence model of sbert_sim.")] = "all-minilm-l6-v2",
+    sbert: Annotated[
+        str | None, typer.Option(help="Sentence model of sbert_sim; all-minilm-l6-v2 if not given.")
+    ] = None,
     spice: Annotated[Path | None, typer.Option(help="Folder with spice-1.0.jar and lib.")] = None,
     items: Annotated[Path | None, typer.Option(help="Also write each item's scores: .jsonl.")] = None,
     as_json: Json = False,
@@ -48,31 +52,76 @@ def captions(
     """Score captions against references; a metric that cannot run is named."""
     if human == (candidates is not None):
         raise UsageError("give either --candidates or --human")
+    names = [name.strip() for text in metrics or [] for name in text.split(",")]
+    _check_use(names, sbert, spice, items)
     known = texts.references(references)
-    names = [name for text in metrics or [] for name in text.split(",")]
-    options = {"sbert": sbert, "spice": spice}
-
-    def run(path: Path) -> caption.CaptionScores:
-        return caption.score(texts.candidates(path), known, names, **options)  # type: ignore[arg-type]
-
-    found = caption.human(known, names, **options) if candidates is None else run(candidates)
-    result: dict[str, Any] = {"items": len(found.items), "scores": found.corpus, "intervals": _intervals(found)}
-    result |= {"vocabulary": found.vocabulary, "absent": found.absent}
+    sides, left_out = _sides([path for path in (candidates, against) if path is not None], known)
+    some = {name: own for name, own in known.items() if name not in left_out}
+    options: dict[str, Any] = {"spice": spice} if sbert is None else {"spice": spice, "sbert": sbert}
+    found = caption.human(some, names, **options) if human else caption.score(sides[0], some, names, **options)
+    left_out |= found.left_out
+    result: dict[str, Any] = {"items": len(found.items), "left_out": left_out, "scores": found.corpus}
+    result |= {"intervals": _intervals(found), "vocabulary": found.vocabulary, "absent": found.absent}
+    result["notes"] = _notes(found, {} if human else sides[0])
     if against is not None:
-        result["against"] = _compare(found, run(against))
+        result["against"] = _compare(found, caption.score(sides[-1], some, names, **options))
     if items is not None:
-        lines = [json.dumps({"id": name, **row}, ensure_ascii=False) for name, row in found.items.items()]
-        items.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        text = "".join(json.dumps({"id": n, **row}, ensure_ascii=False) + "\n" for n, row in found.items.items())
+        write_atomic(items, lambda part: part.write_text(text, encoding="utf-8"))
+    if not as_json:
+        _count(len(found.items), "item", left_out)
     _tell(result, as_json)
 
 
+def _check_use(names: Sequence[str], sbert: str | None, spice: Path | None, items: Path | None) -> None:
+    """Refuse what would do nothing with the metrics that were chosen, and a file of items of another kind."""
+    users = {"--sbert": (sbert, ("sbert_sim",)), "--spice": (spice, ("spice", "spider", "spider_fl"))}
+    for option, (value, those) in users.items():
+        if value is not None and names and not set(names) & set(those):
+            raise UsageError(f"{option} is for {', '.join(those)}, which --metrics leaves out; give one of the two")
+    if items is not None and items.suffix != ".jsonl":
+        raise UsageError(f"--items {items} would hold JSON lines; give a name that ends in .jsonl")
+
+
+def _sides(files: Sequence[Path], known: Mapping[str, Any]) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """Each file's captions under the ids of the references, and what is left out of all since one file has an error.
+
+    Raises:
+        DataError: naming the file that does not go with the references.
+    """
+    found: list[dict[str, tuple[str, str]]] = []
+    for path in files:
+        said = texts.candidates(path)
+        rows = {name: (text, "") for name, text in said.captions.items()}
+        rows |= {name: ("", f"{path.name} has an error: {error}") for name, error in said.failed.items()}
+        try:
+            found.append(named(rows, known))
+        except DataError as error:
+            raise DataError(f"{path.name}: {error}") from None
+    left_out = {name: error for rows in found for name, (_, error) in rows.items() if error}
+    if left_out and len(left_out) == len(known):
+        raise DataError(f"no item is left: all {len(known)} have an error in one file or another; write captions anew")
+    return [{name: text for name, (text, _) in rows.items() if name not in left_out} for rows in found], left_out
+
+
+def _notes(found: caption.CaptionScores, said: Mapping[str, str]) -> list[str]:
+    """What a reader of the scores should know."""
+    empty = sum(not text.strip() for text in said.values())
+    notes = [f"{empty} of {len(said)} captions are empty; an empty caption scores 0"] if empty else []
+    longest = int(found.vocabulary["length_max"])
+    short = [key for key in found.corpus if key.startswith("bleu_") and int(key[5:]) > longest]
+    if short:
+        notes.append(f"no caption has more than {longest} word(s), so {', '.join(short)} mean nothing here")
+    return [*notes, "one item has no interval, and cannot be compared"] if len(found.items) < LEAST else notes
+
+
 def _column(found: caption.CaptionScores, key: str) -> np.ndarray[Any, Any]:
-    return np.array([row[key] for row in found.items.values() if key in row])
+    return np.array([row[key] for row in found.items.values()])
 
 
 def _intervals(found: caption.CaptionScores) -> dict[str, list[float]]:
     """95 % intervals of the mean over items; BLEU and METEOR of a corpus are no such means, so they have none."""
-    means = [key for key in found.corpus if not key.startswith(("bleu", "meteor"))]
+    means = [key for key in found.corpus if not key.startswith(("bleu", "meteor")) and len(found.items) >= LEAST]
     return {key: list(interval(_column(found, key), rounds=2000)) for key in means}
 
 
@@ -80,46 +129,61 @@ def _compare(first: caption.CaptionScores, second: caption.CaptionScores) -> dic
     """Paired bootstrap of each item score; files may list their items in any order."""
     found = {}
     for key in first.corpus:
-        both = [(row[key], second.items[name][key]) for name, row in first.items.items() if key in row]
-        if key in second.corpus and both:
+        both = [(row[key], second.items[name][key]) for name, row in first.items.items() if key in second.corpus]
+        if len(both) >= LEAST:
             found[key] = vars(paired_bootstrap(*np.array(both).T))
     return found
+
+
+def _count(scored: int, what: str, left_out: Mapping[str, str]) -> None:
+    """Say how many there are scores of, and which are left out and why."""
+    told = f"{scored} {what}{'' if scored == 1 else 's'} scored"
+    if left_out:
+        shown = manifest.shorten([f"{name} ({reason})" for name, reason in left_out.items()])
+        told += f", {len(left_out)} of {scored + len(left_out)} left out: {shown}"
+    terminal.say(told)
 
 
 def _tell(result: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result))
         return
-    console = Console()
-    table = Table("score", "value", "95 %", "difference", box=None, pad_edge=False)
+    rows = []
     for key, value in result["scores"].items():
         low, high = result.get("intervals", {}).get(key, (None, None))
         other = result.get("against", {}).get(key)
         span = "" if low is None else f"{low:.4f} to {high:.4f}"
         told = f"{other['difference']:+.4f} (p {other['p']:.4f})" if other else ""
-        table.add_row(key, f"{value:.4f}", span, told)
-    console.print(table)
+        rows.append((key, f"{value:.4f}", span, told))
+    terminal.table(("score", "value", "95 %", "difference"), rows, right=("value",))
     for key, value in result.get("vocabulary", {}).items():
-        console.print(f"{key}: {value:.4g}", highlight=False)
+        terminal.say(f"{key}: {value:.4g}")
     if "protocol" in result:
-        console.print(result["protocol"], soft_wrap=True)
+        terminal.prose(result["protocol"])
     reasons: dict[str, list[str]] = {}
     for name, reason in result.get("absent", {}).items():
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
-        console.print(f"not run: {', '.join(names)}: {reason}", soft_wrap=True, markup=False)
+        terminal.say(f"not run: {', '.join(names)}: {reason}")
+    for note in result.get("notes", []):
+        terminal.say(f"note: {note}")
 
 
 @score.command("retrieval")
 def retrieval(
     similarity: Annotated[Path, typer.Argument(help="A .npy file (captions, clips) of similarities.")],
-    captions_per_clip: Annotated[int, typer.Option(min=1, help="Captions of a clip, one after another.")] = 5,
+    captions_per_clip: Annotated[
+        int | None, typer.Option(min=1, help="Captions of a clip, one after another; 5 if not given.")
+    ] = None,
     owners: Annotated[Path | None, typer.Option(help="A .npy file with the clip of each caption instead.")] = None,
     as_json: Json = False,
 ) -> None:
     """Score retrieval in both directions."""
+    if owners is not None and captions_per_clip is not None:
+        raise UsageError("--owners says what --captions-per-clip says; give one of them")
     scores = _array(similarity)
-    own = np.repeat(np.arange(scores.shape[-1]), captions_per_clip) if owners is None else _array(owners)
+    each = CAPTIONS_PER_CLIP if captions_per_clip is None else captions_per_clip
+    own = np.repeat(np.arange(scores.shape[-1]), each) if owners is None else _array(owners)
     if not np.issubdtype(own.dtype, np.integer):
         raise DataError(f"{owners} holds {own.dtype}; wanted the number of each caption's clip, whole numbers from 0")
     _tell({"scores": retrieve.summary(retrieve.ranks(scores, own)), "protocol": PROTOCOL}, as_json)
@@ -147,80 +211,23 @@ def classify(
 
     A file with several rows has their mean; files that could not be read are counted and left out.
     """
-    labels = _labels(truth)
-    found, failed = _predicted(predictions, labels)
-    names = sorted(next(iter(found.values())))
-    unknown = sorted({labels[name] for name in found} - set(names))
+    labels = answers.labels(truth)
+    found = answers.predicted(predictions, labels)
+    names = sorted({label for scores in found.scores.values() for label in scores})
+    unknown = sorted({labels[name] for name in found.scores} - set(names))
     if unknown:
         raise DataError(f"{truth.name} has classes that were not predicted: {manifest.shorten(unknown)}")
-    probs = np.array([[scores[c] for c in names] for scores in found.values()])
-    wanted = np.array([names.index(labels[name]) for name in found])
+    probs = np.array([[scores.get(label, 0.0) for label in names] for scores in found.scores.values()])
+    wanted = np.array([names.index(labels[name]) for name in found.scores])
     scores = classes.summary(probs, wanted, names, False)
     scores["calibration_error"] = classes.calibration_error(probs, wanted)
-    scores |= {"files": len(found), "failed": failed}
+    scores |= {"files": len(found.scores), "failed": len(found.failed)}
     matrix = classes.confusion(wanted, probs.argmax(axis=1), len(names))
     table = [vars(row) for row in classes.per_class(matrix, names)]
-    _tell({"scores": scores, "classes": table}, as_json)
     if not as_json:
-        shown = Table("class", "precision", "recall", "f1", "clips", box=None, pad_edge=False)
-        for one in table:
-            shown.add_row(one["label"], *(f"{one[k]:.3f}" for k in ("precision", "recall", "f1")), str(one["support"]))
-        Console().print(shown)
-
-
-def _labels(truth: Path) -> dict[str, str]:
-    """File to label, as the table names them."""
-    labels: dict[str, str] = {}
-    for row in manifest.read_table(truth):
-        name = next(filter(None, (texts.string(row.cells.get(column)).strip() for column in texts.IDS)), "")
-        if not name or name in labels:
-            told = f"{name} again; keep one row for each file" if name else "no file; give a column such as file_name"
-            raise DataError(f"{truth.name} line {row.line} names {told}")
-        labels[name] = texts.string(row.cells.get("label"))
-    return labels
-
-
-def _predicted(predictions: Path, labels: Mapping[str, str]) -> tuple[dict[str, dict[str, float]], int]:
-    """Mean scores of each labelled file's rows, and how many files could not be read.
-
-    Raises:
-        DataError: naming files without a label, labels without a file, and two files for one label.
-    """
-    rows: dict[str, list[dict[str, float]]] = {}
-    paths: dict[str, str] = {}
-    lone = []
-    for row in manifest.read_table(predictions):
-        path = texts.string(row.cells.get("path")).strip()
-        name = _known_as(path, labels)
-        if name is None:
-            lone.append(path)
-            continue
-        if paths.setdefault(name, path) != path:
-            raise DataError(f"{path} and {paths[name]} are both '{name}'; write their folders into file_name too")
-        rows.setdefault(name, []).extend([] if texts.string(row.cells.get("error")) else [_scores(row.cells)])
-    absent = sorted(set(labels) - set(rows))
-    if lone or absent:
-        raise DataError(
-            f"{len(lone)} prediction(s) have no label: {manifest.shorten(lone)}; {len(absent)} labelled file(s) have no"
-            f" prediction: {manifest.shorten(absent)}"
-        )
-    good = {name: {c: float(np.mean([one[c] for one in own])) for c in own[0]} for name, own in rows.items() if own}
-    if not good:
-        raise DataError(f"{predictions.name} has no file that could be read; see its error column")
-    return good, len(rows) - len(good)
-
-
-def _known_as(path: str, labels: Mapping[str, str]) -> str | None:
-    """The longest end of a path that is a labelled file."""
-    parts = PurePath(path).parts
-    ends = ("/".join(parts[k:]) for k in range(len(parts)))
-    return next((end for end in (path, *ends) if end in labels), None)
-
-
-def _scores(cells: Mapping[str, Any]) -> dict[str, float]:
-    value = cells.get("scores")
-    try:
-        found = json.loads(value) if isinstance(value, str) else dict(value or {})
-        return {str(label): float(p) for label, p in found.items()}
-    except (ValueError, TypeError) as error:
-        raise DataError(f"a row has no readable scores ({error}); give what `ossicle predict` wrote") from None
+        _count(len(found.scores), "file", found.failed)
+    _tell({"scores": scores, "left_out": found.failed, "classes": table, "notes": found.notes}, as_json)
+    if not as_json:
+        shown = ("precision", "recall", "f1")
+        rows = [(one["label"], *(f"{one[k]:.3f}" for k in shown), str(one["support"])) for one in table]
+        terminal.table(("class", *shown, "clips"), rows, right=(*shown, "clips"))

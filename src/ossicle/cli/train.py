@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from ossicle import terminal
 from ossicle.data import Dataset, open_data
 from ossicle.data.manifest import SHOWN, shorten
 from ossicle.recipe import build, config
@@ -17,7 +17,9 @@ Sounds = Annotated[
     str, typer.Argument(help="Folder of label folders, a folder with metadata.csv, a manifest, or esc50:PATH.")
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the adapter.")]
-Backbone = Annotated[str | None, typer.Option(help="A name from `ossicle models`.")]
+Backbone = Annotated[
+    str | None, typer.Option(help="A name from `ossicle models`, or several joined, such as mn04+whisper-tiny.en.")
+]
 Adapter = Annotated[
     str | None, typer.Option(help="Text such as 'lora(rank=8)+norm()', or a name from `ossicle adapters`.")
 ]
@@ -94,7 +96,8 @@ def _train(
     manifest = build.train(chosen, opened(data), out, resume=resume, init=init, quiet=as_json)
     unreadable = manifest["data"]["unreadable"]
     if unreadable:
-        note(f"{len(unreadable)} file(s) could not be read and were left out: {shorten(unreadable)}")
+        told = [f"{name}: {why}" for name, why in unreadable.items()]
+        terminal.note(f"{len(unreadable)} file(s) could not be read and were left out: {shorten(told)}")
     _tell(manifest, out, as_json)
     raise typer.Exit(1 if unreadable else 0)
 
@@ -104,27 +107,29 @@ def _tell(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(manifest))
         return
-    console, sizes = Console(), manifest["parameters"]
-    share = sizes["adapter"] / sizes["backbone"]
-    console.print(f"trained {sizes['adapter']:,} adapter parameters ({share:.2%} of the backbone)")
+    sizes = manifest["parameters"]
+    if "head" in manifest:
+        terminal.say(f"head of {sizes['head']:,} parameters {manifest['head']['told']}")
+    if sizes["adapter"]:
+        share = sizes["adapter"] / sizes["backbone"]
+        terminal.say(f"trained {sizes['adapter']:,} adapter parameters ({share:.2%} of the backbone)")
+    if "kept" in manifest:
+        terminal.say(f"kept {manifest['kept']}")
     if "language_model" in sizes:
-        console.print(f"trained {sizes['mapper']:,} mapper and {sizes['llm_lora']:,} LoRA parameters")
+        terminal.say(f"trained {sizes['mapper']:,} mapper and {sizes['llm_lora']:,} LoRA parameters")
     for name, scores in manifest["scores"].items():
         shown = ", ".join(f"{key} {value:.3f}" for key, value in scores.items() if key != "classes_absent")
-        console.print(f"{name}: {shown}")
-    console.print(f"adapter in {out}", markup=False, soft_wrap=True)
+        terminal.say(f"{name}: {shown}")
+    terminal.say(f"adapter in {out}")
 
 
 def opened(data: str) -> Dataset:
     """The data set, its notices printed to stderr."""
     dataset = open_data(data)
     for notice in dataset.notices:
-        note(notice)
+        terminal.note(notice)
     if len(dataset.missing) > SHOWN:
-        note(f"`ossicle data {data} --missing FILE` writes all {len(dataset.missing):,} names of what is not there")
+        terminal.note(
+            f"`ossicle data {data} --missing FILE` writes all {len(dataset.missing):,} names of what is not there"
+        )
     return dataset
-
-
-def note(text: str) -> None:
-    """Tell something on stderr that is no error."""
-    Console(stderr=True).print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """Data sets: from a folder, a table or a known name to clips."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from ossicle.data import (
     fluent_speech,
     folders,
     fsdd,
+    labels,
     manifest,
     speech_commands,
     urbansound8k,
@@ -60,8 +61,8 @@ def open_data(text: str) -> Dataset:
     """Open a data set.
 
     Args:
-        text: a folder of label folders, a folder with metadata.csv or metadata.jsonl, a manifest
-            (csv, tsv, jsonl, json, parquet), or `name:path` for a known data set.
+        text: a folder of label folders, a folder with metadata.csv or metadata.jsonl, a manifest (csv, tsv, jsonl,
+            json, parquet), a Raven selection table or Audacity label track (txt), or `name:path` for a known data set.
 
     Raises:
         UnknownNameError: if `name` is not in DATASETS.
@@ -99,14 +100,21 @@ def _known(name: str, rest: str) -> Dataset:
     return Dataset(name, tuple(clips), tuple(notices))
 
 
+def _dataset(name: str, clips: Sequence[Clip], notices: Sequence[str]) -> Dataset:
+    """A data set of the user's own, and what is odd about its labels."""
+    return Dataset(name, tuple(clips), (*notices, *labels.notices(clips)))
+
+
 def _folder(path: Path) -> Dataset:
     table = next((path / name for name in _METADATA if (path / name).is_file()), None)
-    clips, notices = folders.rows(path) if table is None else manifest.rows(table)
-    return Dataset(path.resolve().name, tuple(clips), tuple(notices))
+    clips, notices = manifest.per_recording(path) if table is None and not folders.labelled(path) else ([], [])
+    if not clips:
+        clips, notices = folders.rows(path) if table is None else manifest.rows(table)
+    return _dataset(path.resolve().name, clips, notices)
 
 
 def _table(path: Path) -> Dataset:
     clips, notices = manifest.rows(path)
     general = path.stem.lower() in ("meta", "metadata")
     name = path.resolve().parent.name if general else path.stem
-    return Dataset(name, tuple(clips), tuple(notices))
+    return _dataset(name, clips, notices)

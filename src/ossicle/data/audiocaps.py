@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ossicle.contracts import Clip
-from ossicle.data.manifest import Finder, Row, holds, stems
+from ossicle.data.finder import Finder
+from ossicle.data.manifest import stems
+from ossicle.data.notices import holds
 from ossicle.data.release import Release
+from ossicle.data.table import Row
 from ossicle.errors import DataError
 
 LICENCE = "captions MIT; sound from YouTube, no licence stated"
@@ -46,7 +49,7 @@ def rows(path: Path) -> tuple[list[Clip], list[str]]:
     finder = Finder(path)
     clips, notices = _RELEASE.present([c for split, file in tables.items() for c in _clips(split, file, finder)])
     absent = [split for split in _SPLITS if split not in tables]
-    return clips, notices + ([f"there is no table of {' or '.join(absent)}"] if absent else [])
+    return clips, notices + finder.passed + ([f"there is no table of {' or '.join(absent)}"] if absent else [])
 
 
 def _table(path: Path, split: str) -> Path | None:

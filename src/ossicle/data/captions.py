@@ -1,38 +1,67 @@
-"""Candidates and references as text by id: Clotho and AudioCaps csv, aac-metrics' csv, COCO's and other JSON lists."""
+"""Candidates and references as text by id: Clotho and AudioCaps csv, aac-metrics' csv, COCO's and other JSON."""
 
 import re
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ossicle.data.manifest import Row, read_table, shorten
+from ossicle.data.notices import shorten
+from ossicle.data.table import Row, listed, normal, read_table
 from ossicle.errors import DataError
 
-IDS = ("file_name", "filename", "fname", "file", "audio", "path", "image_id", "audio_id", "id", "name", "audiocap_id")
+# COCO's own first: its rows may also carry the name of a file, which a system's answers do not.
+IDS = ("image_id", "file_name", "filename", "fname", "file", "audio", "path", "audio_id", "id", "name", "audiocap_id")
 CANDIDATES = ("caption_predicted", "candidate", "candidates", "cands", "preds", "prediction", "predicted", "caption")
 LISTS = ("captions", "references", "mrefs", "refs", "caption_references")
 _NUMBERED = re.compile(r"(?:caption|reference|caption_reference)_?\d+")
 
 
-def candidates(path: Path) -> dict[str, str]:
-    """One caption per id. An empty one is kept: it is what the system said.
+@dataclass(frozen=True)
+class Said:
+    """What a system said.
+
+    Args:
+        captions: one for each id; an empty one is what the system said.
+        failed: id to why the system said nothing.
+    """
+
+    captions: dict[str, str]
+    failed: dict[str, str]
+
+
+def candidates(path: Path) -> Said:
+    """One caption per id. A row with an error and no caption, as `ossicle caption` writes it, is no empty caption.
 
     Raises:
-        DataError: if the table cannot be read, has no id or caption column, or an id comes twice.
+        DataError: if the table cannot be read, has no id or caption column, a row has no caption or several, an id
+            comes twice, or there is not one word in all captions.
     """
     rows = read_table(path)
-    column = next((c for c in CANDIDATES if c in rows[0].cells), None)
-    if column is None:
-        raise DataError(f"{path.name} has no column of captions; name it one of {', '.join(CANDIDATES)}")
-    found: dict[str, str] = {}
-    twice = []
+    said = Said({}, {})
+    twice, wrong = [], []
     for row in rows:
-        name = identity(path, row)
-        twice += [f"{name} (line {row.line})"] if name in found else []
-        found[name] = string(row.cells.get(column))
+        name, error = identity(path, row), string(row.cells.get("error")).strip()
+        twice += [f"{name} (line {row.line})"] if name in said.captions or name in said.failed else []
+        column = next((c for c in (*CANDIDATES, "captions") if c in row.cells), None)
+        if error and not string(row.cells.get(column or "")).strip():
+            said.failed[name] = error
+            continue
+        if column is None:
+            where = "has no column of captions" if row is rows[0] else f"line {row.line} has no caption"
+            raise DataError(f"{path.name} {where}; name it one of {', '.join(CANDIDATES)}")
+        value = row.cells[column]
+        texts = [] if value is None or value != value else _texts(path, row, column)
+        wrong += [] if len(texts) == 1 else [f"{name} (line {row.line})"]
+        said.captions[name] = texts[0] if texts else ""
     if twice:
         raise DataError(f"{path.name} has {len(twice)} id(s) more than once: {shorten(twice)}; keep one caption each")
-    return found
+    if wrong:
+        told = f"{path.name} has {len(wrong)} row(s) whose {column} is not one text: {shorten(wrong)}"
+        raise DataError(f'{told}; give one caption each, "" where the system said nothing')
+    if not any(text.strip() for text in said.captions.values()):
+        told = f"{path.name} has no caption: of {len(rows)} row(s) {len(said.failed)} have an error"
+        raise DataError(f"{told}, the others are empty; give what a captioner wrote")
+    return said
 
 
 def references(path: Path) -> dict[str, list[str]]:
@@ -44,29 +73,40 @@ def references(path: Path) -> dict[str, list[str]]:
     rows = read_table(path)
     found: dict[str, list[str]] = {}
     for row in rows:
-        found.setdefault(identity(path, row), []).extend(_captions(row.cells))
+        found.setdefault(identity(path, row), []).extend(_captions(path, row))
     empty = [name for name, texts in found.items() if not texts]
     if empty:
         raise DataError(f"{path.name} has {len(empty)} id(s) without a caption: {shorten(empty)}; add one or drop them")
     return found
 
 
-def _captions(cells: dict[str, Any]) -> list[str]:
-    lists: Sequence[Any] = next((cells[c] for c in LISTS if isinstance(cells.get(c), list)), ())
-    numbered = [cells[c] for c in cells if _NUMBERED.fullmatch(c)]
-    texts = [string(v) for v in (lists or numbered or [cells.get("caption", cells.get("reference"))])]
-    return [text for text in texts if text.strip()]
+def _captions(path: Path, row: Row) -> list[str]:
+    whole = next((c for c in LISTS if row.cells.get(c)), None)
+    columns: list[str] = [c for c in row.cells if _NUMBERED.fullmatch(c)]
+    if whole or not columns:
+        columns = [whole or ("caption" if "caption" in row.cells else "reference")]
+    return [text for column in columns for text in _texts(path, row, column) if text.strip()]
+
+
+def _texts(path: Path, row: Row, column: str) -> list[str]:
+    """The captions of a cell: its text, or all of a list."""
+    value = row.cells.get(column)
+    try:
+        texts = listed(value)
+    except ValueError as error:
+        raise DataError(f"{path.name} line {row.line}: {error}") from None
+    return [string(value)] if texts is None else texts
 
 
 def identity(path: Path, row: Row) -> str:
-    """What names an item: AudioCaps' video and start, or a file's name without its folder."""
+    """What names an item: AudioCaps' video and start, or a file as it is given, with its folder."""
     video, start = string(row.cells.get("youtube_id")), string(row.cells.get("start_time"))
     if video:
         return f"{video}_{start}" if start else video
     for column in IDS:
         text = string(row.cells.get(column)).strip()
         if text:
-            return PurePosixPath(text).name
+            return text
     raise DataError(f"{path.name} line {row.line} names no item; give a column such as file_name or id")
 
 
@@ -74,4 +114,4 @@ def string(value: Any) -> str:
     """A cell as text; absent and not-a-number are empty."""
     if value is None or value != value:
         return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else normal(str(value))

@@ -68,6 +68,7 @@ def load_waves(
     *,
     cache: WaveCache | None = None,
     shortest_s: float = 0.0,
+    fewest: int = 0,
     threads: int = 2,
 ) -> list[Tensor | AudioError]:
     """Decode clips side by side; decoding and resampling let other threads run.
@@ -77,6 +78,7 @@ def load_waves(
         rate_hz: sampling rate wanted.
         cache: where waveforms are looked up and kept, or None.
         shortest_s: shorter clips go on in silence up to this length.
+        fewest: samples that a clip must have of its own; silence makes no sound of less.
         threads: files decoded at a time.
 
     Returns:
@@ -91,6 +93,11 @@ def load_waves(
     def load(clip: Clip) -> Tensor | AudioError:
         try:
             wave = _load(clip, rate_hz, cache)
+            if len(wave) < fewest:
+                raise AudioError(
+                    f"{clip.path}: only {len(wave)} sample(s) at {rate_hz} Hz came; this encoder hears nothing shorter "
+                    f"than {fewest} ({fewest / rate_hz:g} s); leave it out or use longer clips or windows"
+                )
             missing = round(shortest_s * rate_hz) - len(wave)
             return F.pad(wave, (0, missing)) if missing > 0 else wave
         except AudioError as error:
@@ -115,6 +122,32 @@ def _load(clip: Clip, rate_hz: int, cache: WaveCache | None) -> Tensor:
         wave = audio.load(clip.path, rate_hz, start=clip.start, end=clip.end, channel=clip.channel)
         cache.put(key, wave)
     return wave
+
+
+def readable(clips: Sequence[Clip]) -> tuple[list[Clip], dict[str, str]]:
+    """Which clips can be read, as far as the headers of their files tell; where these end too early, it is decoded.
+
+    Returns:
+        The clips that can be read, and by the names of the others why they cannot.
+    """
+    with ThreadPoolExecutor(4) as pool:
+        pairs = list(zip(clips, pool.map(_fault, clips), strict=True))
+    return [clip for clip, why in pairs if not why], {clip.name or clip.path.name: why for clip, why in pairs if why}
+
+
+def _fault(clip: Clip) -> str:
+    try:
+        reach = audio.probe(clip.path).duration_s + audio.TOLERANCE_S
+        if clip.start >= reach or (clip.end is not None and clip.end > reach):
+            audio.load(clip.path, 16_000, start=clip.start, end=clip.end, channel=clip.channel)
+    except AudioError as error:
+        return reason(clip, str(error))
+    return ""
+
+
+def reason(clip: Clip, text: str) -> str:
+    """What an error says of a clip, without the path of this machine."""
+    return text.removeprefix(f"{clip.path}: ").replace(str(clip.path), clip.name or clip.path.name)
 
 
 def stack(waves: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:

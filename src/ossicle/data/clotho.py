@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ossicle.contracts import Clip
-from ossicle.data.manifest import Finder, Row, holds, read_table
+from ossicle.data.finder import Finder
+from ossicle.data.notices import holds
 from ossicle.data.release import Release
+from ossicle.data.table import Row, read_table
 from ossicle.errors import DataError
 
 LICENCE = "Clotho licence (Tampere University, research use); the sound's own is not known"
@@ -63,7 +65,7 @@ def rows(path: Path) -> tuple[list[Clip], list[str]]:
             found.append(_clip(file or path / split / name, row, split, about.get(name, {})))
         _RELEASE.refuse(tables[split].name, faults)
     clips, notices = _RELEASE.present(found)
-    return clips, notices + _notices(clips, [split for split in _SHORT if split not in tables])
+    return clips, notices + finder.passed + _notices(clips, [split for split in _SHORT if split not in tables])
 
 
 def short_licence(text: str) -> str:

@@ -6,8 +6,8 @@ Labels are public for training and validation only, so validation is what is tes
 from pathlib import Path
 
 from ossicle.contracts import Clip
-from ossicle.data.manifest import Row
 from ossicle.data.release import Release
+from ossicle.data.table import Row
 from ossicle.sound.audio import SUFFIXES
 
 LICENCE = "CC BY-NC 4.0"

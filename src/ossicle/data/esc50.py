@@ -7,8 +7,8 @@ licence for each clip). File names are {fold}-{freesound clip}-{take}-{target}: 
 from pathlib import Path
 
 from ossicle.contracts import Clip
-from ossicle.data.manifest import Row
 from ossicle.data.release import Release
+from ossicle.data.table import Row
 from ossicle.errors import DataError
 
 _FOLDS = ("1", "2", "3", "4", "5")

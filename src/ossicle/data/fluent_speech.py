@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ossicle.contracts import Clip
-from ossicle.data.manifest import Row
 from ossicle.data.release import Release
+from ossicle.data.table import Row
 
 LICENCE = "Fluent Speech Commands licence (academic research only)"
 _RELEASE = Release(

@@ -1,187 +1,40 @@
-"""Tables of sound files: csv, tsv, jsonl, json and parquet, with the columns of Clotho, AudioCaps and WavCaps.
+"""Tables of sound files as clips: the columns of Clotho, AudioCaps and WavCaps, of Raven, BirdNET and DCASE.
 
-A row names one stretch of one file, with a label, labels (separated by ;) or captions. Rows of the same stretch
-are joined when they carry captions, as AudioCaps writes its references, and are a fault when they carry labels.
+A row names one stretch of one file, with a label, labels (separated by ;) or captions. Rows of the same stretch are
+joined when they carry captions, as AudioCaps writes its references. Rows with labels are joined where the table says
+where clips begin and end, as BirdNET writes several birds of one moment, and are a fault where a clip is a whole file.
 """
 
-import csv
-import io
-import json
-import math
-import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ossicle.contracts import Clip
+from ossicle.data import stretch
+from ossicle.data.finder import Finder, beside, recording, sounds
+from ossicle.data.notices import SHOWN, Missing, holds, shorten
+from ossicle.data.table import SUFFIXES, TEXT_SUFFIXES, Row, listed, normal, read_table
 from ossicle.errors import DataError
-from ossicle.sound import audio
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-PATH_COLUMNS = ("file_name", "filename", "path", "file", "audio")
-_LABEL_COLUMNS = ("label", "labels", "category", "class")
+__all__ = ["PATH_COLUMNS", "SHOWN", "SUFFIXES", "Finder", "Missing", "Row", "holds", "read_table", "rows", "shorten"]
+
+PATH_COLUMNS = (
+    *("file_name", "filename", "path", "file", "audio", "filepath", "file_path", "fname", "audio_file", "audio_path"),
+    *("audio_filepath", "begin_file", "begin_path"),
+)
+_ID_COLUMNS = ("id", "youtube_id", "image_id", "audio_id")
+_STEM_COLUMNS = ("id", "audiocap_id", "image_id", "audio_id")
+_LABEL_COLUMNS = (
+    *("label", "labels", "category", "class", "event_label", "species", "common_name", "scientific_name"),
+    "annotation",
+)
 _SPLIT_COLUMNS = ("split", "fold", "subset")
-_START_COLUMNS = ("start", "start_s", "start_time")
-_END_COLUMNS = ("end", "end_s", "end_time")
 _LICENCE_COLUMNS = ("licence", "license")
 _GROUP_COLUMNS = ("group", "recording", "youtube_id")
 _CAPTION = re.compile(r"captions?_?\d*")
 _AUDIOCAPS_SECONDS = 10
-SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table.
-
-    Args:
-        line: its number in the file, counted from 1 with the heading included.
-        cells: value by column name (lower case, words joined by _).
-    """
-
-    line: int
-    cells: dict[str, Any]
-
-
-class Missing(str):
-    """A notice of sound files that are not there.
-
-    Args:
-        text: what to tell.
-        names: all of them; the text has the first few.
-    """
-
-    names: tuple[str, ...]
-
-    def __new__(cls, text: str, names: Sequence[str] = ()) -> "Missing":
-        """The text, with the names as an attribute."""
-        notice = super().__new__(cls, text)
-        notice.names = tuple(names)
-        return notice
-
-
-def shorten(items: Sequence[str]) -> str:
-    """Write a list into a message: the first five, then how many more."""
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
-
-
-def holds(folder: Path) -> str:
-    """Write into a message what a folder holds."""
-    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    return f"holds {shorten(names)}" if names else "is empty"
-
-
-def sounds(folder: Path) -> list[Path]:
-    """The sound files below a folder, sorted; unlike audio.find, none is fine."""
-    try:
-        return audio.find([folder])
-    except DataError:
-        return []
-
-
-def read_table(path: Path, fallback: str = "") -> list[Row]:
-    """Read a csv, tsv, jsonl, json or parquet file.
-
-    Args:
-        path: the file; its suffix says the format. A csv may use , ; or tab and may be UTF-8 or UTF-16.
-        fallback: the encoding of a csv that is neither.
-
-    Raises:
-        DataError: if the file is absent, empty, not what its suffix says, or names a column twice.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DataError(f"{path.name} is not a table ossicle reads; give one of {', '.join(SUFFIXES)}")
-    try:
-        if suffix == ".parquet":
-            rows = _read_parquet(path)
-        elif suffix in (".json", ".jsonl"):
-            rows = _read_json(path) if suffix == ".json" else _read_jsonl(path)
-        else:
-            rows = _read_csv(path, fallback)
-    except FileNotFoundError:
-        raise DataError(f"{path} is not there; give the path of an existing table") from None
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise DataError(f"{path.name} cannot be read as {suffix[1:]}: {error}; save it again as UTF-8") from error
-    if not rows:
-        raise DataError(f"{path.name} has no rows; one row per sound file is wanted")
-    return rows
-
-
-def _read_csv(path: Path, fallback: str) -> list[Row]:
-    text = _decode(path.read_bytes(), fallback)
-    heading = text.lstrip("\r\n").split("\n", 1)[0]
-    delimiter = max(",;\t", key=heading.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    columns: list[str] = []
-    rows = []
-    for values in reader:
-        if not any(value.strip() for value in values):
-            continue
-        if not columns:
-            columns = _columns(values)
-        elif len(values) > len(columns):
-            raise ValueError(
-                f"line {reader.line_num} has {len(values)} cells but the heading has {len(columns)}; "
-                f'put cells that contain "{delimiter}" into double quotes'
-            )
-        else:
-            padded = values + [""] * (len(columns) - len(values))
-            rows.append(Row(reader.line_num, dict(zip(columns, padded, strict=True))))
-    return rows
-
-
-def _decode(data: bytes, fallback: str = "") -> str:
-    utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        return data.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError:
-        if not fallback:
-            raise
-        return data.decode(fallback)
-
-
-def _columns(names: Sequence[str]) -> list[str]:
-    columns = [re.sub(r"[\s-]+", "_", name.strip().lower()) for name in names]
-    twice = sorted({name for name in columns if name and columns.count(name) > 1})
-    if twice:
-        raise ValueError(f"the heading names {', '.join(twice)} twice; keep one")
-    return columns
-
-
-def _read_jsonl(path: Path) -> list[Row]:
-    rows = []
-    for number, line in enumerate(_decode(path.read_bytes()).split("\n"), start=1):
-        if line.strip():
-            rows.append(_json_row(number, json.loads(line)))
-    return rows
-
-
-def _read_json(path: Path) -> list[Row]:
-    content = json.loads(_decode(path.read_bytes()))
-    if isinstance(content, dict):
-        content = content.get("data")  # WavCaps: {"num_captions_per_audio": 1, "data": [...]}
-    if not isinstance(content, list):
-        raise ValueError('a list of objects, or an object with such a list as "data", is wanted')
-    return [_json_row(number, item) for number, item in enumerate(content, start=1)]
-
-
-def _json_row(line: int, item: object) -> Row:
-    if not isinstance(item, dict):
-        raise ValueError(f'row {line} is {type(item).__name__}, an object such as {{"file_name": …}} is wanted')
-    return Row(line, dict(zip(_columns(list(item)), item.values(), strict=True)))
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    from pyarrow import parquet
-
-    table = parquet.read_table(path)
-    columns = _columns(table.column_names)
-    records = table.rename_columns(columns).to_pylist()
-    return [Row(number, record) for number, record in enumerate(records, start=1)]
 
 
 def rows(path: Path) -> tuple[list[Clip], list[str]]:
@@ -189,97 +42,201 @@ def rows(path: Path) -> tuple[list[Clip], list[str]]:
 
     Args:
         path: the table. Sound files are looked for beside it, in `audio` beside it, then by name in the folders below.
+            A table of one recording, such as a Raven selection table, need not name it: it is the sound beside the
+            table that has its name.
 
     Returns:
-        The clips in the table's order, and notices about rows left out because their sound file is not there.
+        The clips in the table's order, and notices about rows left out because their sound file is not there, columns
+        that look like times and are not understood, and selections without a label.
 
     Raises:
-        DataError: if a column is missing, a cell is unusable, a stretch is listed twice with labels,
+        DataError: if a column is missing, a cell is unusable, a whole file is listed twice with labels,
             or none of the sound files is there.
     """
-    table = read_table(path)
-    _check_columns(path.name, table)
-    finder = Finder(path.parent)
-    clips: dict[tuple[Path, float, float | None], Clip] = {}
-    faults: list[str] = []
-    missing: list[str] = []
-    for row in table:
-        try:
-            clip = _clip(row, finder)
-        except ValueError as error:
-            faults.append(f"line {row.line}: {error}")
-            continue
-        if clip is None:
-            missing.append(_names(row)[0])
-            continue
-        key = (clip.path, clip.start, clip.end)
-        if key not in clips:
-            clips[key] = clip
-        elif clip.captions and clip.labels == clips[key].labels and clip.split == clips[key].split:
-            clips[key] = replace(clips[key], captions=clips[key].captions + clip.captions)
-        else:
-            faults.append(f"line {row.line}: {clip.name} is listed before; keep one row, several labels joined by ;")
-    if faults:
-        raise DataError(f"{path.name}: {len(faults)} unusable row(s): {shorten(faults)}")
-    return list(clips.values()), _missing(path.name, missing, len(table))
+    return _Manifest(path).clips()
 
 
-def _check_columns(name: str, table: Sequence[Row]) -> None:
-    columns = list(dict.fromkeys(column for row in table for column in row.cells))
-    found = f"it has {', '.join(columns)}"
-    if not any(column in columns for column in (*PATH_COLUMNS, "id", "youtube_id")):
-        raise DataError(f"{name} has no column with the sound file; {found}; name one of them {PATH_COLUMNS[0]}")
-    known = any(column in _LABEL_COLUMNS or _CAPTION.fullmatch(column) for column in columns)
-    if not known:
-        raise DataError(f"{name} has no label, labels or caption column; {found}; add the one you want to learn")
+def per_recording(folder: Path) -> tuple[list[Clip], list[str]]:
+    """Clips of a folder where each recording has a table of its own beside it, as Raven and Audacity save them.
+
+    Returns:
+        The clips, none where there is no such table; and notices, also of recordings without a table.
+
+    Raises:
+        DataError: as `rows` does.
+    """
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in TEXT_SUFFIXES and file.is_file())
+    lying = beside(folder) if files else {}
+    tables = {file: sound for file in files if (sound := recording(file, lying)) is not None}
+    clips: list[Clip] = []
+    notices: list[str] = []
+    for table in tables:
+        found, told = rows(table)
+        clips += found
+        notices += told
+    named = set(tables.values())
+    if tables and (bare := [file.name for file in sounds(folder) if file not in named]):
+        notices.append(f"{len(bare)} sound(s) have no table beside them and are left out: {shorten(bare)}")
+    return clips, notices
 
 
-def _missing(name: str, missing: Sequence[str], total: int) -> list[str]:
-    if not missing:
-        return []
-    names = list(dict.fromkeys(missing))
-    text = f"{name}: {len(missing)} of {total} rows name a sound file that is not there: {shorten(names)}"
-    if len(missing) == total:
-        raise DataError(f"{text}; put the files beside the table, or write their paths relative to it")
-    return [Missing(f"{text}; these rows are left out", names)]
+class _Manifest:
+    """One table on its way to clips."""
 
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self.table = read_table(path)
+        self.columns = list(dict.fromkeys(column for row in self.table for column in row.cells))
+        whole = "youtube_id" in self.columns  # a sound file of AudioCaps is the ten seconds themselves
+        self.stretches = stretch.Stretches() if whole else stretch.find(path.name, self.table)
+        self.selections = {"selection", "view"} <= set(self.columns)
+        self.finder = Finder(path.parent)
+        self.given = self._recording(path)
+        self.notices = list(self.stretches.notices)
+        self._check_columns()
 
-def _clip(row: Row, finder: "Finder") -> Clip | None:
-    """The row's clip, or None when its sound file is not there."""
-    cells = row.cells
-    names = _names(row)
-    path = finder.named(names) or finder.stemmed(stems(cells))
-    captions = _captions(cells)
-    labels = _labels(cells, optional=bool(captions))
-    start, end = (0.0, None) if "youtube_id" in cells else _seconds(cells)
-    if path is None:
-        return None
-    return Clip(
-        path=path,
-        start=start,
-        end=end,
-        labels=labels,
-        captions=captions,
-        split=_text(cells, _SPLIT_COLUMNS),
-        group=_text(cells, _GROUP_COLUMNS),
-        licence=_text(cells, _LICENCE_COLUMNS),
-        name=finder.name(path, names),
-    )
+    def clips(self) -> tuple[list[Clip], list[str]]:
+        found: dict[tuple[Path, float, float | None], Clip] = {}
+        faults: list[str] = []
+        missing: list[tuple[str, ...]] = []
+        bare: list[str] = []
+        for row in self.table:
+            try:
+                if self.selections and not _labels(row.cells, optional=True):
+                    bare.append(f"line {row.line}")
+                    continue
+                clip = self._clip(row)
+            except ValueError as error:
+                faults.append(f"line {row.line}: {error}")
+                continue
+            if clip is None:
+                missing.append(tuple(self._names(row)))
+                continue
+            key = (clip.path, clip.start, clip.end)
+            known = found.setdefault(key, clip)
+            if known is not clip:
+                found[key] = self._joined(known, clip, row, faults)
+        if faults:
+            raise DataError(f"{self.name}: {len(faults)} unusable row(s): {shorten(faults)}")
+        if bare:
+            self.notices.append(f"{self.name}: {len(bare)} selection(s) without a label are left out: {shorten(bare)}")
+        self._tell_missing(missing)
+        self._tell_counting(list(found.values()))
+        return list(found.values()), self.notices + [f"{self.name}: {note}" for note in self.finder.passed]
 
+    def _joined(self, known: Clip, clip: Clip, row: Row, faults: list[str]) -> Clip:
+        """Two rows of one stretch as one clip; a fault where that is more likely a mistake."""
+        if clip.captions and known.captions:
+            return replace(known, captions=known.captions + clip.captions)
+        part = clip.start > 0 or clip.end is not None
+        if (
+            part
+            and clip.labels
+            and known.labels
+            and clip.split == known.split
+            and not (clip.captions or known.captions)
+        ):
+            return replace(known, labels=tuple(dict.fromkeys(known.labels + clip.labels)))
+        faults.append(f"line {row.line}: {clip.name} is listed before; keep one row, several labels joined by ;")
+        return known
 
-def _names(row: Row) -> list[str]:
-    """The file names a row offers, best first; WavCaps rows have both the original name and an id."""
-    cells = {k: v.get("path") if isinstance(v, dict) else v for k, v in row.cells.items()}
-    names = [str(cells[column]) for column in PATH_COLUMNS if cells.get(column)]
-    names = names or [_text(cells, ("id",)) or _text(cells, ("youtube_id",))]
-    if not names[0].strip():
-        raise ValueError("no sound file is named")
-    return names
+    def _clip(self, row: Row) -> Clip | None:
+        """The row's clip, or None when its sound file is not there."""
+        cells = row.cells
+        names = self._names(row)
+        path = self.finder.named(names) or self.finder.stemmed(stems(cells))
+        captions = _captions(cells)
+        labels = _labels(cells, optional=bool(captions))
+        start, end = self.stretches.of(cells)
+        if path is None:
+            return None
+        return Clip(
+            path=path,
+            start=start,
+            end=end,
+            labels=labels,
+            captions=captions,
+            split=_text(cells, _SPLIT_COLUMNS),
+            group=_text(cells, _GROUP_COLUMNS),
+            licence=_text(cells, _LICENCE_COLUMNS),
+            name=self.finder.name(path, names),
+        )
+
+    def _names(self, row: Row) -> list[str]:
+        """The file names a row offers, best first; WavCaps rows have both the original name and an id."""
+        if self.given:
+            return [self.given]
+        cells = {k: v.get("path") if isinstance(v, dict) else v for k, v in row.cells.items()}
+        names = [str(cells[column]) for column in PATH_COLUMNS if cells.get(column)]
+        names = names or [next((text for column in _ID_COLUMNS if (text := _text(cells, (column,)))), "")]
+        if not names[0].strip():
+            raise ValueError("no sound file is named")
+        return names
+
+    def _recording(self, path: Path) -> str:
+        """The sound that a table is about by its own name, where it has stretches and names no file; "" otherwise."""
+        naming = PATH_COLUMNS if self.selections else (*PATH_COLUMNS, *_ID_COLUMNS)
+        if any(column in self.columns for column in naming) or not self.stretches:
+            return ""
+        sound = recording(path, beside(path.parent))
+        if sound is not None:
+            return sound.name
+        raise DataError(
+            f"{path.name} has no column with the sound file, and no sound that is called {path.name.partition('.')[0]} "
+            f"lies beside it; put the recording beside the table, or name the files in a column {PATH_COLUMNS[0]}"
+        )
+
+    def _check_columns(self) -> None:
+        found = f"it has {', '.join(self.columns)}"
+        if not self.given and not any(column in self.columns for column in (*PATH_COLUMNS, *_ID_COLUMNS)):
+            raise DataError(
+                f"{self.name} has no column with the sound file; {found}; name one of them {PATH_COLUMNS[0]}"
+            )
+        labels = [column for column in self.columns if column in _LABEL_COLUMNS]
+        if not labels and not any(_CAPTION.fullmatch(column) for column in self.columns):
+            raise DataError(
+                f"{self.name} has no label, labels or caption column; {found}; add the one you want to learn"
+            )
+        used = _label_columns(self.columns)
+        if unused := [column for column in labels if column not in used]:
+            self.notices.append(f"{self.name}: the labels are those of {used[0]}; {shorten(unused)} is not used")
+
+    def _tell_missing(self, missing: Sequence[tuple[str, ...]]) -> None:
+        """Say which sounds are not there, and what is there in their place.
+
+        Raises:
+            DataError: if none is there.
+        """
+        if not missing:
+            return
+        names = list(dict.fromkeys(name for name, *_ in missing))
+        near = [hint for name in names[:SHOWN] if (hint := self.finder.near(name))]
+        count = f"{len(missing)} of {len(self.table)} rows"
+        text = f"{self.name}: {count} name a sound file that is not there: {shorten(names)}"
+        text += f" ({shorten(near)})" if near else ""
+        if len(missing) == len(self.table):
+            advice = "write the names as the files have them" if near else "put the files beside the table"
+            raise DataError(f"{text}; {advice}, with their paths relative to the table")
+        self.notices.append(Missing(f"{text}; these rows are left out", names))
+
+    def _tell_counting(self, clips: Sequence[Clip]) -> None:
+        """Raven counts on from file to file; without its File Offset nobody can say where in its file a clip is."""
+        if not {"begin_file", "begin_path"} & set(self.columns) or "file offset" in self.stretches.columns:
+            return
+        reach: dict[Path, list[float]] = {}
+        for clip in clips:
+            reach.setdefault(clip.path, []).append(clip.start)
+        files = list(reach.values())
+        if len(files) > 1 and all(max(one) <= min(two) for one, two in zip(files, files[1:], strict=False)):
+            self.notices.append(
+                f"{self.name}: the times go on from file to file; if they do not begin anew in each file, save the "
+                "table with Raven's File Offset (s)"
+            )
 
 
 def stems(cells: dict[str, Any]) -> list[str]:
     """File names without suffix that follow from a row's ids, the most exact first."""
-    names = [PurePosixPath(_text(cells, (column,))).stem for column in ("id", "audiocap_id") if cells.get(column)]
+    names = [PurePosixPath(_text(cells, (column,))).stem for column in _STEM_COLUMNS if _text(cells, (column,))]
     video, start = _text(cells, ("youtube_id",)), _text(cells, ("start_time",))
     if video and start.isdecimal():
         first, last = int(start), int(start) + _AUDIOCAPS_SECONDS
@@ -294,16 +251,22 @@ def _text(cells: dict[str, Any], columns: Sequence[str]) -> str:
         if isinstance(value, float) and value.is_integer():
             value = int(value)  # parquet writes folds with gaps as 1.0
         if value is not None and value == value and str(value).strip():
-            return str(value).strip()
+            return normal(str(value).strip())
     return ""
 
 
+def _label_columns(columns: Sequence[str]) -> list[str]:
+    """The column with the labels: the first of those that are there, and labels where label may be empty."""
+    there = [column for column in _LABEL_COLUMNS if column in columns]
+    return there[: 2 if there[:2] == ["label", "labels"] else 1]
+
+
 def _labels(cells: dict[str, Any], *, optional: bool) -> tuple[str, ...]:
-    columns = [column for column in _LABEL_COLUMNS if column in cells]
+    columns = _label_columns(list(cells))
     for column in columns:
-        value = cells[column]
-        parts = value if isinstance(value, list) else _text(cells, (column,)).split(";")
-        labels = tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
+        parts = listed(cells[column])
+        parts = _text(cells, (column,)).split(";") if parts is None else parts
+        labels = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
         if labels:
             return labels
     if columns and "labels" not in columns and not optional:
@@ -315,83 +278,6 @@ def _captions(cells: dict[str, Any]) -> tuple[str, ...]:
     found: list[str] = []
     for column, value in cells.items():
         if _CAPTION.fullmatch(column):
-            parts = value if isinstance(value, list) else [_text(cells, (column,))]
-            found += [str(part).strip() for part in parts if part is not None and str(part).strip()]
+            parts = listed(value)
+            found += [text for text in (parts if parts is not None else [_text(cells, (column,))]) if text]
     return tuple(found)
-
-
-def _seconds(cells: dict[str, Any]) -> tuple[float, float | None]:
-    limits: list[float | None] = []
-    for columns in (_START_COLUMNS, _END_COLUMNS):
-        text = _text(cells, columns)
-        try:
-            limits.append(float(text) if text else None)
-        except ValueError:
-            raise ValueError(f"{columns[0]} is '{text}', a number of seconds is wanted") from None
-    start, end = limits[0] or 0.0, limits[1]
-    if not (math.isfinite(start) and start >= 0 and (end is None or start < end < math.inf)):
-        raise ValueError(f"start {start} and end {end} are not a stretch; 0 <= start < end is wanted")
-    return start, end
-
-
-class Finder:
-    """Finds the sound files of a table.
-
-    Args:
-        root: the table's folder.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._names: dict[str, list[Path]] | None = None
-        self._stems: dict[str, list[Path]] = {}
-
-    def named(self, names: Sequence[str]) -> Path | None:
-        """The first of some file names that is there, or None."""
-        for name in names:
-            for form in dict.fromkeys((name, name.strip(), name.strip().replace("\\", "/"))):
-                for path in (self.root / form, self.root / "audio" / form):
-                    if os.path.isfile(path):  # unlike Path.is_file, false for names too long or with NUL
-                        return path
-        for name in names:
-            parts = PurePosixPath(name.strip().replace("\\", "/")).parts
-            hits = self._index().get(parts[-1], []) if parts else []
-            found = self._only(name, [hit for hit in hits if hit.parts[-len(parts) :] == parts])
-            if found is not None:
-                return found
-        return None
-
-    def stemmed(self, stems: Sequence[str]) -> Path | None:
-        """The first file below the folder with one of these names, whatever its suffix."""
-        if stems:
-            self._index()
-        for stem in stems:
-            path = self._only(stem, self._stems.get(stem, []))
-            if path is not None:
-                return path
-        return None
-
-    def name(self, path: Path, given: Sequence[str] = ()) -> str:
-        """The file's name in the data set: as given or relative to the table, never a path of this machine."""
-        for name in given:
-            form = PurePosixPath(name.strip().replace("\\", "/"))
-            if not form.is_absolute() and path.parts[-len(form.parts) :] == form.parts:
-                return form.as_posix()
-        try:
-            return path.relative_to(self.root).as_posix()
-        except ValueError:
-            return path.name
-
-    def _only(self, name: str, hits: Sequence[Path]) -> Path | None:
-        if len(hits) > 1:
-            listed = shorten([self.name(hit) for hit in hits])
-            raise ValueError(f"{name} may be any of {listed}; write the path relative to the table")
-        return hits[0] if hits else None
-
-    def _index(self) -> dict[str, list[Path]]:
-        if self._names is None:
-            self._names = {}
-            for path in sounds(self.root):  # where there is none, the rows without one are counted
-                self._names.setdefault(path.name, []).append(path)
-                self._stems.setdefault(path.stem, []).append(path)
-        return self._names

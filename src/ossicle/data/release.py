@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ossicle.contracts import Clip
-from ossicle.data.manifest import Missing, Row, read_table, shorten
+from ossicle.data.notices import Missing, shorten
+from ossicle.data.table import Row, normal, read_table
 from ossicle.errors import DataError
 
 
@@ -54,8 +55,8 @@ class Release:
         """
         there: dict[Path, set[str]] = {}
         for folder in {clip.path.parent for clip in clips}:
-            there[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
-        kept = [clip for clip in clips if clip.path.name in there[clip.path.parent]]
+            there[folder] = {normal(name) for name in os.listdir(folder)} if folder.is_dir() else set()
+        kept = [clip for clip in clips if normal(clip.path.name) in there[clip.path.parent]]
         if not kept:
             where = f"; the first is wanted at {clips[0].path}" if clips else ""
             raise DataError(f"none of the {len(clips)} clips of {self.title} is there{where}; {self.source}")

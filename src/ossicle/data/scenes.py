@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ossicle.contracts import Clip
 from ossicle.data import mixing, wordings
-from ossicle.data.manifest import shorten
 from ossicle.data.mixing import Piece, Sources
+from ossicle.data.notices import shorten
 from ossicle.data.phrases import Phrases, esc50
 from ossicle.errors import DataError, UsageError
 from ossicle.files import write_atomic

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from ossicle.contracts import Clip
-from ossicle.data.manifest import shorten
+from ossicle.data.notices import shorten
 from ossicle.errors import DataError, UnknownNameError, UsageError
 
 

@@ -6,8 +6,8 @@ Use the folds as they are: they keep stretches of one recording together. Report
 from pathlib import Path
 
 from ossicle.contracts import Clip
-from ossicle.data.manifest import Row
 from ossicle.data.release import Release
+from ossicle.data.table import Row
 
 LICENCE = "CC BY-NC 3.0"
 _COUNTS = (873, 888, 925, 990, 936, 823, 838, 806, 816, 837)

@@ -4,14 +4,16 @@ Its exclusion lists name clips that are in other data sets, such as the test cli
 """
 
 import json
-import os
 from pathlib import Path
 
 from ossicle.contracts import Clip
 from ossicle.data.captions import string
-from ossicle.data.manifest import Row, holds, sounds
+from ossicle.data.finder import sounds
+from ossicle.data.notices import holds
 from ossicle.data.release import Release
+from ossicle.data.table import Row
 from ossicle.errors import DataError
+from ossicle.sound import audio
 
 LICENCE = "WavCaps licence (academic use only)"
 _RELEASE = Release(
@@ -55,24 +57,24 @@ def rows(path: Path) -> tuple[list[Clip], list[str]]:
         raise DataError(f"{path} has none of {names} and {holds(path)}, so it is not WavCaps; {_RELEASE.source}")
     lines = {split: _read(file) for split, file in tables.items()}
     lists = {name: _excluded(files[name]) for name in _LISTS if name in files}
-    found = _index(path)
+    passed: list[str] = []
+    found = _index(path, passed)
     clips = []
     for split, part in lines.items():
         kept = [row for row in part if not any(_id(row) in excluded.get(split, ()) for excluded in lists.values())]
         clips += [_clip(path, row, split, found) for row in kept]
     left_out = _left_out(lines, lists)
     clips, notices = _RELEASE.present(clips)
-    return clips, left_out + notices
+    return clips, left_out + notices + passed
 
 
 def _files(path: Path) -> dict[str, Path]:
     """The tables and lists below a folder by name, the first of each; hidden folders are passed over."""
     wanted = {*_TABLES.values(), *_LISTS}
     found: dict[str, Path] = {}
-    for folder, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for folder, names in audio.walk(path):
         for name in wanted.intersection(names):
-            found.setdefault(name, Path(folder) / name)
+            found.setdefault(name, folder / name)
     for name, file in found.items():
         with file.open("rb") as opened:
             if opened.read(len(_POINTER)) == _POINTER:
@@ -112,10 +114,10 @@ def _owner(folder: str) -> str:
     return next((split for split in _TABLES if split in folder.lower()), "")
 
 
-def _index(path: Path) -> dict[tuple[str, str], Path]:
+def _index(path: Path, passed: list[str]) -> dict[tuple[str, str], Path]:
     """Sound files by whose they are, as the nearest folder that names a subset says, and name without suffix."""
     found: dict[tuple[str, str], Path] = {}
-    for file in sounds(path):
+    for file in sounds(path, passed):
         folders = reversed(file.relative_to(path).parts[:-1])
         owner = next((split for folder in folders if (split := _owner(folder))), "")
         found.setdefault((owner, file.stem), file)

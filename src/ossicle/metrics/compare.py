@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from ossicle.errors import UsageError
 
 Floats = NDArray[np.floating[Any]]
+# One item varies with nothing: its interval would have no width, and every difference would be sure.
+LEAST = 2
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Comparison:
         difference: mean of the first minus mean of the second.
         low: lower end of its 95 % interval.
         high: upper end.
-        p: two-sided probability of a difference at least this large if there were none.
+        p: two-sided probability of a difference at least this large if there were none; of few items never small.
         items: how many items both were scored on.
     """
 
@@ -41,13 +43,16 @@ def paired_bootstrap(first: Floats, second: Floats, *, rounds: int = 10_000, see
 
     Returns:
         The difference with its percentile interval. p counts resamples of the centred differences that lie at least as
-        far from 0 as the difference does, one added to both counts.
+        far from 0 as the difference does, one added to both counts. It is at least 2 / 2^items, the share of the ways
+        to swap the two systems item by item that differ as much: resamples of a few alike items do not vary enough.
 
     Raises:
-        UsageError: if the lists are empty, differ in length or hold what is no number.
+        UsageError: if the lists differ in length, have fewer than two items or hold what is no number.
     """
-    if first.ndim != 1 or first.shape != second.shape or not len(first):
-        raise UsageError(f"scores {first.shape} and {second.shape} cannot be paired; give one score per item for both")
+    if first.ndim != 1 or first.shape != second.shape or len(first) < LEAST:
+        raise UsageError(
+            f"scores {first.shape} and {second.shape} cannot be paired; give both a score for each of two or more items"
+        )
     gains = np.asarray(first, dtype=np.float64) - second
     if not np.isfinite(gains).all():
         raise UsageError("a score is not a finite number; leave out items that have none")
@@ -56,18 +61,19 @@ def paired_bootstrap(first: Floats, second: Floats, *, rounds: int = 10_000, see
     mean = float(gains.mean())
     extreme = int((np.abs(means - mean) >= abs(mean)).sum())
     low, high = np.percentile(means, [2.5, 97.5])
-    return Comparison(mean, float(low), float(high), (extreme + 1) / (rounds + 1), len(gains))
+    p = max((extreme + 1) / (rounds + 1), 2.0 ** (1 - len(gains)))
+    return Comparison(mean, float(low), float(high), p, len(gains))
 
 
 def interval(scores: Floats, *, rounds: int = 10_000, seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of a mean over resamples of the items.
 
     Raises:
-        UsageError: if there is no item or a score is no number.
+        UsageError: if there are fewer than two items, or a score is no number.
     """
     values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise UsageError(f"scores {values.shape} need at least one item, all finite numbers")
+    if values.ndim != 1 or len(values) < LEAST or not np.isfinite(values).all():
+        raise UsageError(f"scores {values.shape} need at least two items, all finite numbers")
     generator = np.random.default_rng(seed)
     means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(rounds)]
     low, high = np.percentile(means, [2.5, 97.5])

@@ -76,7 +76,8 @@ def summary(found: Ranks) -> dict[str, float]:
     scores["text_to_audio_map_at_10"] = float(_precision(found.text_to_audio[:, None]).mean())
     scores["audio_to_text_map_at_10"] = float(np.mean([_precision(r[None])[0] for r in found.audio_to_text]))
     captions = [len(r) for r in found.audio_to_text]
-    return scores | {"clips": len(captions), "captions_least": min(captions), "captions_most": max(captions)}
+    scores |= {"clips": len(captions), "captions": sum(captions)}
+    return scores | {"captions_least": min(captions), "captions_most": max(captions)}
 
 
 def _precision(sorted_ranks: Ints) -> Floats:

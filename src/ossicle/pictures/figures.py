@@ -98,9 +98,11 @@ def tokens(panels: dict[str, Floats], labels: Sequence[str], names: Sequence[str
         axes.set(title=title, xticks=[], yticks=[])
     if len(classes) <= NAMED_CLASSES:
         drawn = figure.axes[-1]
-        for kind, label in enumerate(classes):
-            drawn.plot([], [], MARKERS[kind // 20], color=colours(kind % 20), label=label)
-        drawn.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
+        for kind in range(len(classes)):
+            drawn.plot([], [], MARKERS[kind // 20], color=colours(kind % 20), label=f"class {kind}")
+        legend = drawn.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
+        for text, label in zip(legend.get_texts(), classes, strict=True):  # as it is: "_x" hides itself, "$x$" is maths
+            text.set(text=label, parse_math=False)
     save(figure, out, told)
 
 
@@ -129,7 +131,9 @@ def scaling(points: Sequence[Point], out: Path) -> None:
             axes.plot(sizes[i], heights[i], marker, color=colour, gid=key)
             told[key] = f"{point.name}: {point.parameters:,} parameters, {heights[i]:.1f} %"
             if not series:
-                axes.annotate(point.name, (sizes[i], heights[i]), (4, 3), textcoords="offset points", fontsize=7)
+                axes.annotate(
+                    point.name, (sizes[i], heights[i]), (4, 3), textcoords="offset points", fontsize=7, parse_math=False
+                )
     axes.set(xscale="log", xlabel="trainable parameters without the head", ylabel="accuracy (%)")
     axes.grid(True, alpha=0.3)
     if any(p.series for p in points):

@@ -15,7 +15,7 @@ import torch
 
 import ossicle
 from ossicle.adapters import store
-from ossicle.contracts import Batch, Clip, Prediction, Task
+from ossicle.contracts import Answerer, Batch, Clip, Prediction
 from ossicle.devices import Precision, resolve
 from ossicle.errors import AudioError, DataError, Interrupted, UsageError
 from ossicle.predict import results
@@ -71,9 +71,8 @@ class _Loaded:
         clips: the batch.
     """
 
-    def __init__(self, task: Task, lock: threading.Lock, clips: Sequence[Clip]) -> None:
-        self.kind, self.best_by, self.loss = task.kind, task.best_by, task.loss
-        self.predict, self.average, self.score, self.parts = task.predict, task.average, task.score, task.parts
+    def __init__(self, task: Answerer, lock: threading.Lock, clips: Sequence[Clip]) -> None:
+        self.kind, self.predict, self.parts = task.kind, task.predict, task.parts
         self.unreadable: dict[str, str] = {}
         self.clips = clips
         self._task, self._lock = task, lock
@@ -120,7 +119,7 @@ class Predictor:
 
     Args:
         task: what predicts.
-        model: the adapter folder's name, put in every row.
+        model: the name of the adapter or the tagger, put in every row.
         window_s: seconds of a window, taken to the millisecond; a file no longer than this is one window.
         hop_s: seconds from one window to the next; None is `window_s`. A rest at a file's end becomes a shorter
             window of at least half a second, for which it may begin earlier.
@@ -135,7 +134,7 @@ class Predictor:
 
     def __init__(
         self,
-        task: Task,
+        task: Answerer,
         model: str,
         window_s: float,
         hop_s: float | None = None,

@@ -71,8 +71,9 @@ def write_rows(rows: Iterable[Prediction], out: Path) -> None:
     if suffix in ONE_RECORDING:
         rows = list(rows)
     check_out(out, len({row.path for row in rows}) if isinstance(rows, list) else 1)
-    rounded = (replace(row, start=round(row.start, 3), end=_rounded(row.end)) for row in rows)
-    write_atomic(out, lambda part: FORMATS[suffix](rounded, part))
+    if FORMATS[suffix] is not _write_raven:  # its times are sums over files, rounded once they are summed
+        rows = (replace(row, start=round(row.start, 3), end=_rounded(row.end)) for row in rows)
+    write_atomic(out, lambda part: FORMATS[suffix](rows, part))
 
 
 def _suffix(out: Path) -> str:

@@ -8,31 +8,28 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from ossicle import adapters, backbones, devices
+from ossicle import adapters, backbones, devices, terminal
 from ossicle.adapters import store
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
+from ossicle.data.clips import readable, reason
 from ossicle.errors import CheckpointError, UsageError
 from ossicle.files import write_atomic
-from ossicle.pictures import plots
-from ossicle.recipe import config
+from ossicle.recipe import config, iterate, trained
 from ossicle.recipe.backbone import check_same, settled, signature
 from ossicle.recipe.caption_llm import RECIPE, CaptionPlan
 from ossicle.recipe.classify import LABELS, ClassifyPlan
 from ossicle.recipe.config import Recipe
-from ossicle.recipe.partition import Split, split
+from ossicle.recipe.partition import Split, check_heard, split
 from ossicle.recipe.plan import Plan
 from ossicle.share import zoo
-from ossicle.training import checkpoint
 from ossicle.training.checkpoint import LAST
-from ossicle.training.evaluate import bound, cut, evaluate
-from ossicle.training.loop import METRICS, fit
+from ossicle.training.evaluate import evaluate, heard
+from ossicle.training.loop import METRICS
 
 __all__ = ["JUDGED", "LABELS", "RECIPE", "Loaded", "load", "train"]
 
@@ -88,33 +85,48 @@ def train(
     _check_out(out, resume)
     recipe = _settled(recipe, out if resume else None)
     held_out = recipe.data.hold_out if PLANS[recipe.task.kind].validates(recipe) else 0.0
-    parts = split(dataset.clips, recipe.data.model_copy(update={"hold_out": held_out}), recipe.train.seed)
+    data = recipe.data.model_copy(update={"hold_out": held_out})
+    parts, bad = _readable(split(dataset.clips, data, recipe.train.seed))
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": dataset.name})})
     plan = PLANS[recipe.task.kind].learn(recipe, parts)
     go_on = resume and _begun(out, plan)
     task = plan.task(for_training=True)
-    manifest = _manifest(plan, task, parts)
-    manifest |= _begin(plan, task, out, init, resume)
-    caches = plan.caches(task)
+    manifest = _manifest(plan, task, parts, bad)
+    manifest |= _begun_with(out, init, resume)
+    iterate.begin(plan, task, out, init, resume=go_on)
     _save_texts(out, plan, manifest)
-    if not go_on and init is None:
-        with _telling(f"listening to {len(parts.train):,} clips", quiet):
-            plan.start(task, parts.train, out)
-    if plan.trains(task):
-        manifest["epochs"] = _iterate(task, parts, recipe, out, caches=caches, resume=go_on, quiet=quiet)
-    else:
-        store.save_weights(out, task.parts())
-    manifest |= plan.kept()
+    if not go_on:
+        iterate.foretell(plan, task, parts, quiet=quiet)
+    parts, found = _learn(plan, task, parts, out, init, resume=resume, go_on=go_on, quiet=quiet)
     with _telling(f"scoring {len(parts.val) + len(parts.test):,} clips", quiet):
-        return _finish(plan, task, parts, manifest, out)
+        return _finish(plan, task, parts, manifest | found, out)
 
 
-def _iterate(task: Any, parts: Split, recipe: Recipe, out: Path, *, caches: bool, resume: bool, quiet: bool) -> int:
-    """Train in epochs; how many there were."""
-    window_s, clips = recipe.task.window_s, parts.train
-    if caches:  # what is cached is whole windows, not random crops
-        clips = [w for c in bound(clips, window_s) for w in cut(c, window_s)]
-    return len(fit(task, clips, parts.val, recipe.train, out, window_s=window_s, resume=resume, quiet=quiet))
+def _learn(
+    plan: Plan, task: Any, parts: Split, out: Path, init: Path | None, *, resume: bool, go_on: bool, quiet: bool
+) -> tuple[Split, dict[str, Any]]:
+    """Fit the head and train in epochs, as the plan says; what was learnt from, and what the manifest says of it."""
+    recipe, first = plan.recipe, {}
+    if plan.validates(recipe) and iterate.twice(recipe, parts):
+        first = iterate.validated(plan, parts, out, init, resume=resume, quiet=quiet)
+        parts = iterate.all_clips(parts)
+    with _telling(f"listening to {len(parts.train):,} clips", quiet):
+        caches = iterate.prepare(plan, task, parts.train, out, starts=not go_on and init is None)
+    check_heard(parts.train, *heard(task, parts.train))
+    found = plan.kept() | ({"scores": {"val": first["scores"]}} if first else {})
+    if not plan.trains(task):
+        store.save_weights(out, task.parts())
+        return parts, found
+    last = int(first.get("epochs", 0))
+    history = iterate.epochs(task, parts, recipe, out, caches=caches, last=last, resume=go_on, quiet=quiet)
+    return parts, found | {"epochs": len(history), "kept": iterate.why_kept(task, recipe, parts, history, first)}
+
+
+def _readable(parts: Split) -> tuple[Split, dict[str, str]]:
+    """Training clips whose headers say that they can be read, and why the others cannot."""
+    kept, bad = readable(parts.train)
+    check_heard(parts.train, kept, bad)
+    return replace(parts, train=kept), bad
 
 
 def _settled(recipe: Recipe, begun: Path | None) -> Recipe:
@@ -127,19 +139,24 @@ def _settled(recipe: Recipe, begun: Path | None) -> Recipe:
                 recipe = recipe.model_copy(update={table: getattr(recipe, table).model_copy(update={key: known})})
     recipe, notice = settled(recipe)
     if notice:
-        Console(stderr=True).print(f"note: {notice}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        terminal.note(notice)
     return recipe
 
 
 def _telling(text: str, quiet: bool) -> AbstractContextManager[object]:
     """Something to look at while there is no progress bar."""
-    return nullcontext() if quiet else Console(stderr=True).status(text)
+    return nullcontext() if quiet else terminal.waiting(text)
 
 
 def _finish(plan: Plan, task: Any, parts: Split, manifest: dict[str, Any], out: Path) -> dict[str, Any]:
     """Score the kept weights; write manifest, card and curve."""
-    manifest["scores"] = manifest.get("scores", {}) | _final_scores(plan, task, parts, out)
-    manifest["data"]["unreadable"] = sorted({Path(path).name for path in task.unreadable})
+    from ossicle.pictures import plots  # matplotlib takes longer to import than a prediction to make
+
+    data = manifest["data"]
+    kept, bad = heard(task, parts.train)
+    check_heard(parts.train, kept, bad)
+    manifest["scores"] = manifest.get("scores", {}) | _final_scores(plan, task, parts, out, data)
+    data |= _learnt_from(kept) | {"unreadable": dict(sorted((data["unreadable"] | bad).items()))}
     store.save_manifest(out, manifest)
     text = plan.card(out.resolve().name, manifest)
     write_atomic(out / CARD, lambda part: part.write_text(text, encoding="utf-8"))
@@ -157,7 +174,7 @@ def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) ->
         kind: of task it must be; None takes any.
 
     Raises:
-        UsageError: if it is of another kind.
+        UsageError: if it is of another kind, or a change would do nothing.
         CheckpointError: if it is not an adapter folder or is broken.
         AdapterError: if it was trained on another backbone than the one at hand.
     """
@@ -167,12 +184,13 @@ def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) ->
     _check_whole(folder, manifest)
     _check_kind(where, str(manifest.get("task")), kind)
     try:
-        recipe = config.read(folder / RECIPE, changes)
+        recipe = config.read(folder / RECIPE)
         plan = PLANS[recipe.task.kind].saved(recipe, folder)
         known = [float(spread) for spread in manifest["backbone"]["signature"]]
         trained_on = str(manifest["backbone"]["digest"])
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise CheckpointError(f"{folder} is incomplete: {err}; train or fetch it again") from err
+    plan.recipe = recipe = trained.changed(recipe, changes)
     tensors = store.read_weights(folder)
     task: Any = plan.task(for_training=False)
     told = (
@@ -184,7 +202,8 @@ def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) ->
     store.restore(task.parts(), tensors)
     for module in task.parts().values():
         module.eval().requires_grad_(False)
-    _to_device(task)
+    for module in task.parts().values():
+        module.to(devices.device())
     return Loaded(task, recipe, manifest, folder.name)
 
 
@@ -250,41 +269,32 @@ def _flat(tables: dict[str, Any], front: str = "") -> dict[str, Any]:
     return found
 
 
-def _to_device(task: Any) -> None:
-    for module in task.parts().values():
-        module.to(devices.device())
-
-
-def _begin(plan: Plan, task: Any, out: Path, init: Path | None, resume: bool) -> dict[str, Any]:
-    """Put the weights a training begins or goes on with on the device; what the manifest says of where they are from.
+def _begun_with(out: Path, init: Path | None, resume: bool) -> dict[str, Any]:
+    """What the manifest says of the weights a training began with.
 
     Raises:
         UsageError: if a run that is to go on began with a folder that is not given again.
     """
-    _to_device(task)
     earlier = store.read_manifest(out).get("begun with") if resume else None
     if resume and (out / LAST).is_file():
-        store.restore(task.parts(), checkpoint.load(out)["tensors"])
         return {"begun with": earlier} if earlier else {}
     if init is not None:
-        plan.begin(task, init)
         file = init / store.WEIGHTS
         digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
         return {"begun with": {"name": init.resolve().name, "digest": digest}}
     if earlier:
         raise UsageError(f"{out} was begun with the weights of {earlier['name']}; give it by --init-from again")
-    plan.begin(task, None)
     return {}
 
 
-def _manifest(plan: Plan, task: Any, parts: Split) -> dict[str, Any]:
+def _manifest(plan: Plan, task: Any, parts: Split, bad: dict[str, str]) -> dict[str, Any]:
     recipe = plan.recipe
-    licences = Counter(clip.licence or "not stated" for clip in parts.train)
     own = adapters.trainable(task.encoder, "default")
     return {
         "task": recipe.task.kind,
         "backbone": {
             "name": recipe.backbone.name, "digest": task.encoder.digest, "signature": signature(task.encoder),
+            "encoders": {part.name: part.origin for part in task.encoder.encoders},
         },
         "adapter": recipe.adapter.spec,
         **plan.facts(task),
@@ -295,10 +305,15 @@ def _manifest(plan: Plan, task: Any, parts: Split) -> dict[str, Any]:
         },
         "data": {
             "name": recipe.data.source,
-            "train": len(parts.train), "val": len(parts.val), "test": len(parts.test),
-            "licences": dict(sorted(licences.items())),
+            "val": len(parts.val), "test": len(parts.test), **_learnt_from(parts.train), "unreadable": bad,
         },
     }  # fmt: skip
+
+
+def _learnt_from(clips: Sequence[Clip]) -> dict[str, Any]:
+    """How many clips were trained on, and under which licences."""
+    licences = Counter(clip.licence or "not stated" for clip in clips)
+    return {"train": len(clips), "licences": dict(sorted(licences.items()))}
 
 
 def _save_texts(out: Path, plan: Plan, manifest: dict[str, Any]) -> None:
@@ -310,14 +325,17 @@ def _save_texts(out: Path, plan: Plan, manifest: dict[str, Any]) -> None:
     store.save_manifest(out, manifest)
 
 
-def _final_scores(plan: Plan, task: Any, parts: Split, out: Path) -> dict[str, Any]:
-    """Scores of the kept weights, and what was said of every clip."""
+def _final_scores(plan: Plan, task: Any, parts: Split, out: Path, data: dict[str, Any]) -> dict[str, Any]:
+    """Scores of the kept weights, and what was said of every clip; `data` learns how many were scored, and why not."""
     scores: dict[str, Any] = {}
     train = plan.recipe.train
     precision, window_s = devices.resolve(train.precision), plan.recipe.task.window_s
     for name, clips in (("val", parts.val), ("test", parts.test)):
         if clips:
             rows, scores[name] = evaluate(task, clips, batch=train.batch, precision=precision, window_s=window_s)
+            failed = {c.name or c.path.name: reason(c, r.error) for c, r in zip(clips, rows, strict=True) if r.error}
+            data["unreadable"] |= failed
+            data[name] = sum(row.error is None for row in rows)
             _save_judged(out / JUDGED.format(name), clips, plan.judged(task, clips, rows, out))
     return scores
 

@@ -65,7 +65,8 @@ class CaptionPlan:
         check_captions([*parts.train, *parts.val, *parts.test], recipe.caption.language)
         decode.check(recipe.caption.decoding)
         if parts.val or parts.test:
-            check_metrics(recipe.caption.metrics, recipe.caption.best_by)
+            clips = len(parts.val) if recipe.train.keep == "best" else 0
+            check_metrics(recipe.caption.metrics, recipe.caption.best_by, clips)
         return cls(recipe)
 
     @classmethod

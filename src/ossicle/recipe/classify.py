@@ -17,9 +17,9 @@ from ossicle.adapters.full import Probe
 from ossicle.backbones.encoder import no_drop
 from ossicle.backbones.layers import Standardize
 from ossicle.contracts import Clip, Prediction
+from ossicle.data.table import normal
 from ossicle.errors import AudioError, DataError, UsageError
 from ossicle.metrics import classify as metrics
-from ossicle.pictures import plots
 from ossicle.recipe import backbone
 from ossicle.recipe.backbone import shared_out
 from ossicle.recipe.config import Recipe
@@ -67,7 +67,7 @@ class ClassifyPlan:
     def saved(cls, recipe: Recipe, folder: Path) -> "ClassifyPlan":
         """The classes a folder was trained on."""
         labels = json.loads((folder / LABELS).read_text(encoding="utf-8"))
-        return cls(recipe, [str(label) for label in labels])
+        return cls(recipe, [normal(str(label)) for label in labels])
 
     @classmethod
     def validates(cls, recipe: Recipe) -> bool:
@@ -93,6 +93,7 @@ class ClassifyPlan:
             multi_label=task.multi_label, binary=task.loss == "binary", layers=task.layers, pooling=task.pooling,
             head_norm=task.head_norm,
             dropout=task.dropout, class_weights=self.weights, label_smoothing=task.label_smoothing,
+            best_by=task.best_by,
             augment=task.augment, window_s=task.window_s, shortest_s=task.shortest_s,
             cache_bytes=WAVE_CACHE if for_training else 0,
         )  # fmt: skip
@@ -164,8 +165,17 @@ class ClassifyPlan:
 
     def kept(self) -> dict[str, Any]:
         """How the head was fitted, and what cross-validation said of it."""
-        crossed = {"scores": {"cross-validated": self.crossed}} if self.crossed else {}
-        return ({"head": self.head} if self.head else {}) | crossed
+        if not self.head:
+            return {}
+        shares = ", ".join(f"{name} {share:g}" for name, share in self.head["shares"].items())
+        how = f"of {self.head['clips']:,} clips" if self.head["folds"] else "; too few clips to cross-validate"
+        told = f"fitted with strength {self.head['strength']:g}" + (
+            f", {shares}" if len(self.head["shares"]) > 1 else ""
+        )
+        told += f"; chosen by {self.head['folds']}-fold cross-validation {how}" if self.head["folds"] else how
+        return {"head": self.head | {"told": told}} | (
+            {"scores": {"cross-validated": self.crossed}} if self.crossed else {}
+        )
 
     def facts(self, task: Classifier) -> dict[str, Any]:
         """Nothing more."""
@@ -180,6 +190,8 @@ class ClassifyPlan:
     ) -> list[dict[str, Any]]:
         """Wanted and given label of each clip, and the confusion matrix as a picture."""
         if not task.multi_label:
+            from ossicle.pictures import plots  # matplotlib takes longer to import than a prediction to make
+
             good = [(c, r) for c, r in zip(clips, rows, strict=True) if r.error is None]
             index = {label: i for i, label in enumerate(task.labels)}
             wanted = np.array([index[c.labels[0]] for c, _ in good])

@@ -78,6 +78,9 @@ class ClassifyTable(Table):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    best_by: Literal["log_loss", "accuracy", "map_macro", "f1_macro"] = Field(
+        default="log_loss", description="the score of validation clips that chooses the best epoch"
+    )
     head: Literal["fitted", "trained"] = Field(
         default="fitted",
         description="fitted: logistic regression on features of the encoder as it starts; trained: from nothing",
@@ -137,7 +140,7 @@ USUAL: dict[str, dict[str, dict[str, Any]]] = {
     "caption-llm": {
         "backbone": {"name": "whisper-tiny.en"},
         "adapter": {"spec": "probe()"},
-        "train": {"epochs": 50, "lr": 3e-4, "weight_decay": 0.0},
+        "train": {"epochs": 50, "lr": 3e-4, "weight_decay": 0.0, "patience": 0},
     },
 }
 

@@ -1,12 +1,13 @@
 """Which clips are trained on, which choose the best epoch, which are tested, and the classes they have."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from ossicle.contracts import Clip
+from ossicle.data.notices import shorten
 from ossicle.data.splits import check_labels, hold_out, not_one_label, on_channel, per_class, select
 from ossicle.errors import DataError
 from ossicle.recipe.config import ClassifyTable, Data, Recipe
@@ -53,6 +54,28 @@ def split(clips: Sequence[Clip], data: Data, seed: int) -> Split:
     return Split(list(train), list(val), list(test))
 
 
+def check_heard(clips: Sequence[Clip], kept: Sequence[Clip], bad: Mapping[str, str]) -> None:
+    """See that enough of the training clips can be read.
+
+    Args:
+        clips: all of them.
+        kept: those that can be read.
+        bad: by the names of the others why they cannot.
+
+    Raises:
+        DataError: if none can be read, or none of a class: a class without a sound would be a name and nothing else.
+    """
+    if not kept:
+        name, why = next(iter(bad.items()))
+        raise DataError(f"no training clip can be read; first: {name}: {why}")
+    there = {label for clip in kept for label in clip.labels}
+    lost = {label: clip for clip in reversed(clips) for label in clip.labels if label not in there}
+    if lost:
+        told = [f"'{label}' ({(name := c.name or c.path.name)}: {bad[name]})" for label, c in sorted(lost.items())]
+        count = f"{len(lost)} class(es) have no training clip that can be read"
+        raise DataError(f"{count}: {shorten(told)}; mend the files, or drop the class")
+
+
 def labels_of(parts: Split, recipe: Recipe) -> list[str]:
     """The classes of the training clips, sorted; with several labels a clip may have any number of them.
 
@@ -62,6 +85,14 @@ def labels_of(parts: Split, recipe: Recipe) -> list[str]:
     clips = [*parts.train, *parts.val]
     if recipe.classify.multi_label:
         clips = [replace(c, labels=(n,)) for c in clips for n in c.labels]
+    if not any(clip.labels for clip in clips):
+        captioned = any(clip.captions for clip in parts.train)
+        do = (
+            "they have captions: learn these with `ossicle train caption-llm`"
+            if captioned
+            else "add a label column to their table, or folders of labels"
+        )
+        raise DataError(f"none of {len(parts.train)} training clips has a label; {do}")
     faults = check_labels(clips)
     if faults and recipe.data.per_class != 1:
         raise DataError("; ".join(faults))

@@ -8,7 +8,7 @@ import json
 import statistics
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from ossicle.errors import CheckpointError, DataError, UsageError
 from ossicle.files import write_atomic
 from ossicle.metrics.compare import Comparison, paired_bootstrap
 from ossicle.recipe import build
+from ossicle.recipe.backbone import settled
 from ossicle.recipe.config import Recipe
 from ossicle.training.checkpoint import LAST
 from ossicle.training.loop import METRICS
@@ -98,6 +99,7 @@ def run(one: Run, dataset: Dataset, out: Path, *, quiet: bool = True) -> dict[st
         CheckpointError: if the row there was made, or the run there begun, by another recipe.
     """
     file, folder = out / f"{one.name}.json", out / one.name
+    one = replace(one, recipe=settled(one.recipe)[0])
     recipe = one.recipe.model_dump(mode="json")
     if file.is_file():
         row: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

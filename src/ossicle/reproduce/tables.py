@@ -119,6 +119,16 @@ def rows(table: str) -> list[Row]:
     return [row for _, row in sorted((_row(file) for file in files), key=lambda pair: pair[0])]
 
 
+def data_sets(table: str) -> list[str]:
+    """The data sets of a table's columns.
+
+    Raises:
+        UnknownNameError: with the nearest table.
+    """
+    columns = (column for row in rows(table) for column in row.printed)
+    return list(dict.fromkeys(column.partition("@")[0].partition("/")[0] for column in columns))
+
+
 def _row(file: Path) -> tuple[int, Row]:
     raw = tomllib.loads(file.read_text(encoding="utf-8"))
     own: dict[str, Any] = {key: raw[key] for key in ("train", "task", "backbone") if key in raw}

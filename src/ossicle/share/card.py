@@ -63,7 +63,10 @@ def _facts(manifest: dict[str, Any]) -> list[str]:
         **_origin(backbone),
         "adapter": f"{trained} ({sizes['adapter'] / sizes['backbone']:.2%} of the backbone)",
         **{part: f"{sizes[part]:,} parameters" for part in sizes if part not in ("adapter", "backbone")},
+        **({"how the head was made": manifest["head"]["told"]} if "head" in manifest else {}),
+        **({"weights kept": manifest["kept"]} if "kept" in manifest else {}),
         "data": f"{data['name']}: {data['train']} clips to train, {data['val']} to validate, {data['test']} to test",
+        **({"left out": f"{len(bad)} files that could not be read"} if (bad := data.get("unreadable")) else {}),
         "licences of the training clips": _counts(data["licences"]),
         "made with": f"ossicle {__version__}",
     }
@@ -71,12 +74,13 @@ def _facts(manifest: dict[str, Any]) -> list[str]:
 
 
 def _origin(backbone: dict[str, Any]) -> dict[str, str]:
-    """Where the backbone's weights came from, as `weights.provenance` says; folders of older versions do not know."""
-    if "source" not in backbone:
-        return {}
-    state = "" if backbone["verified"] else ", unverified: no known digest agreed with theirs"
-    where = "a file of its own" if backbone["source"] == "path" else backbone["source"]
-    return {"weights of the backbone": f"from {where}: {backbone['origin']}{state}"}
+    """Where each encoder's weights came from, as `weights.provenance` says; folders of older versions do not know."""
+    told = {}
+    for name, came in backbone.get("encoders", {}).items():
+        state = "" if came["verified"] else ", unverified: no known digest agreed with theirs"
+        where = "a file of its own" if came["source"] == "path" else came["source"]
+        told[f"weights of {name}"] = f"from {where}: {came['origin']}{state}"
+    return told
 
 
 def _counts(licences: dict[str, int]) -> str:

@@ -4,11 +4,12 @@ A stretch of a file gives the numbers that the same stretch of the whole file ha
 margin on both sides that is then cut off, so windows of a long recording have no clicks at their edges.
 """
 
+import fnmatch
 import glob
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,14 @@ import torch
 
 from ossicle.errors import AudioError, DataError, UsageError
 from ossicle.sound import decoding
-from ossicle.sound.decoding import Decoded, Samples
-from ossicle.sound.decoding import Info as Info
+from ossicle.sound.decoded import Decoded, Samples
+from ossicle.sound.decoded import Info as Info
 
-DECODE_VERSION = "2"
+DECODE_VERSION = "3"
 
 SUFFIXES = (
-    *(".wav", ".wave", ".w64", ".aif", ".aiff", ".caf", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
+    *(".wav", ".wave", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".voc", ".sph", ".gsm"),
+    *(".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3", ".mp2", ".wv", ".tta", ".ac3"),
     *(".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mka", ".wma", ".amr", ".3gp"),
 )
 
@@ -79,10 +81,15 @@ def load(
         raise AudioError(f"{path}: too long to fit in memory at once; ask for a stretch with start and end") from None
 
 
-def find(paths: Sequence[str | Path]) -> list[Path]:
+def find(paths: Sequence[str | Path], passed: list[str] | None = None) -> list[Path]:
     """List sound files named one by one, in folders (searched deeply, sorted, hidden ones left out) or by globs.
 
-    A file named by itself is taken whatever its suffix is; in folders and globs only `SUFFIXES` count.
+    A file named by itself is taken whatever its suffix is; in folders and globs only `SUFFIXES` count. Links are
+    followed as if their target lay in their place.
+
+    Args:
+        paths: files, folders and globs.
+        passed: gets a line for everything that was passed over, as `walk` says it.
 
     Raises:
         DataError: if a path does not exist or holds no sound.
@@ -91,18 +98,58 @@ def find(paths: Sequence[str | Path]) -> list[Path]:
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            matches = _in_folder(path)
+            matches = _in_folder(path, passed)
         elif path.exists():
             matches = [path]
         else:
-            hits = [Path(hit) for hit in sorted(glob.glob(str(given), recursive=True))]
+            hits = _hits(str(given), passed)
             if not hits:
                 raise DataError(f"{given}: no such file, folder or glob; check the spelling and the working folder")
-            matches = [p for hit in hits for p in (_in_folder(hit) if hit.is_dir() else _sounds([hit]))]
+            matches = [p for hit in hits for p in (_in_folder(hit, passed) if hit.is_dir() else _sounds([hit]))]
         if not matches:
             raise DataError(f"{given}: no sound files in it; wanted one of {' '.join(SUFFIXES)}")
         found.update(dict.fromkeys(matches))
+    if passed is not None:
+        passed[:] = dict.fromkeys(passed)
     return list(found)
+
+
+def walk(folder: Path, passed: list[str] | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """Each folder at and below one, with the names of its files; hidden folders and files are left out.
+
+    Args:
+        folder: where to begin. Links to folders are followed, except for one that leads back to a folder it lies in.
+        passed: gets a line for each link that leads back or nowhere, and each folder that cannot be read.
+    """
+    told: list[str] = [] if passed is None else passed
+
+    def refused(error: OSError) -> None:
+        told.append(f"{error.filename} cannot be read ({error.strerror}) and is passed over; check its permissions")
+
+    for parent, folders, names in os.walk(folder, onerror=refused, followlinks=True):
+        here = Path(parent)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        back = [name for name in folders if leads_back(here / name)]
+        told += [f"{here / name} is a link back to a folder that it lies in and is passed over" for name in back]
+        folders[:] = [name for name in folders if name not in back]
+        names = sorted(name for name in names if not name.startswith("."))
+        # a sound that is not there is told where it is read, with its own row
+        told += [
+            f"{here / name} is a link to what is not there and is passed over"
+            for name in names
+            if Path(name).suffix.lower() not in SUFFIXES and (here / name).is_symlink() and not (here / name).exists()
+        ]
+        yield here, names
+
+
+def leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one that it lies in, so that following it has no end."""
+    if not folder.is_symlink():
+        return False
+    real, parents = os.path.realpath(folder), Path(os.path.abspath(folder)).parents
+    # where links were followed, the way to a folder is another than the folders above its real place
+    on_the_way = real in {os.path.realpath(parent) for parent in parents}
+    return on_the_way or Path(os.path.realpath(folder.parent)).is_relative_to(real)
 
 
 def windows(duration_s: float, window_s: float, hop_s: float) -> list[tuple[float, float]]:
@@ -154,13 +201,29 @@ def content_hash(path: str | Path) -> str:
         raise AudioError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
 
 
-def _in_folder(folder: Path) -> list[Path]:
+def _in_folder(folder: Path, passed: list[str] | None) -> list[Path]:
     """Sound files below a folder, sorted, without hidden files and folders."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(_sounds(found))
+    return sorted(_sounds([parent / name for parent, names in walk(folder, passed) for name in names]))
+
+
+def _hits(pattern: str, passed: list[str] | None) -> list[Path]:
+    """Files and folders that a glob names, sorted; `walk` looks for a **, as links that lead back have no end."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return [Path(hit) for hit in sorted(glob.glob(pattern))]
+    plain = next(k for k, part in enumerate(parts) if glob.has_magic(part))
+    base, wanted = Path(*parts[:plain]), parts[plain:]
+    places = [place for parent, names in walk(base, passed) for place in (parent, *(parent / name for name in names))]
+    return sorted(place for place in places if _matches(place.relative_to(base).parts, wanted))
+
+
+def _matches(parts: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether the parts of a path are those of a glob, where ** stands for any number of folders."""
+    if not wanted:
+        return not parts
+    if wanted[0] == "**":
+        return any(_matches(parts[k:], wanted[1:]) for k in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatch(parts[0], wanted[0]) and _matches(parts[1:], wanted[1:])
 
 
 def _sounds(paths: list[Path]) -> list[Path]:
@@ -192,6 +255,10 @@ def _resample(path: Path, decoded: Decoded, rate_hz: int, start: float, end: flo
         mono = soxr.resample(mono, rate, rate_hz, quality="HQ")
     low = round(start * rate_hz) - offset
     mono = mono[low : None if end is None else round(end * rate_hz) - offset]
+    if len(mono) == 0 and start == 0 and end is None:
+        raise AudioError(
+            f"{path}: {len(decoded.mono)} sample(s) at {rate} Hz are too short to be one at {rate_hz} Hz; leave it out"
+        )
     if len(mono) == 0:
         raise AudioError(f"{path}: seconds {start} to {end} hold no sample at {rate_hz} Hz; ask for a longer stretch")
     clipped: Samples = np.clip(mono, -1.0, 1.0, dtype=np.float32)

@@ -1,74 +1,42 @@
 """One sound file's bytes to mono samples at its own rate, with every fault told in one line.
 
-wav, flac, ogg, opus, mp3 and their kin are read by libsndfile; every other container by PyAV, which is optional.
+wav, flac, ogg, opus, mp3 and their kin are read by libsndfile; what it refuses by PyAV, which is optional. A header
+that is wrong about the sound behind it is put right on the way; that is told in the log, which the command line shows.
 """
 
-import math
+import logging
 import os
 import re
-import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import soundfile
 
 from ossicle.errors import AudioError
+from ossicle.sound import containers, headers, mpeg
+from ossicle.sound.decoded import MARGIN_S, MPEG_MARGIN_S, Decoded, Info, Samples, check_rate, line, mono, stretch
+from ossicle.sound.fronts import Front, Fronted
 
-MIN_RATE_HZ, MAX_RATE_HZ = 100, 10_000_000
-MARGIN_S = 0.05
-# An mp3 frame borrows bits from the frames before it, so the first ones after a seek come out wrong.
-MP3_MARGIN_S = 0.5
 # More samples in a byte than the emptiest flac holds: its header does not know the length, or lies.
 MAX_FRAMES_PER_BYTE = 8192
 # libsndfile's codes for: unrecognised, unsupported encoding, unimplemented.
 OTHER_KIND_CODES = (1, 4, 18)
 OGG_PAGE, OGG_PAGE_BYTES, VORBIS_BLOCK = re.compile(rb"OggS\0"), 65_307, 8192
-# A wav that was streamed has a number like this where its size should be.
-WAV_SIZE_UNKNOWN = 0x7FFF0000
+OGG_OWN = (b"\x01vorbis", b"OpusHead")
+# soundfile seeks after every read, and in this coding of AIFF libsndfile cannot.
+UNREAD = "DWVW"
+# What libsndfile says of a file that it would read by its name alone, such as any bytes that are called x.au.
+RAW = "RAW"
+GSM_FRAME, GSM_SIGN = 33, 0xD
+SKIPPED_FRAMES = 1 << 20
 
-Samples = npt.NDArray[np.float32]
-# Bit rates of MPEG-1 and of MPEG-2 and 2.5 layer III frames, by their index (ISO 11172-3, 13818-3).
-MPEG1_KILOBITS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
-MPEG2_KILOBITS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-# What libsndfile says of a damaged mp3, and what it means of a file that could be opened.
-REASONS = {
-    "File does not exist or is not a regular file (possibly a pipe?)": "no sound can be found in it",
-    "Unspecified internal error": "its frames cannot be decoded",
-}
+# The first bytes of a file, its size and when it was changed, in nanoseconds.
+State = tuple[bytes, int, int]
 
-
-@dataclass(frozen=True)
-class Info:
-    """What a sound file says of itself.
-
-    Args:
-        duration_s: seconds.
-        rate_hz: samples per second.
-        channels: number of channels.
-        frames: samples per channel; an estimate, good to 0.1 s, in containers that do not count them.
-    """
-
-    duration_s: float
-    rate_hz: int
-    channels: int
-    frames: int
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A stretch of a file with its margins: (samples,) mono at `rate`, from source sample `first` on."""
-
-    mono: Samples
-    rate: int
-    first: int
-    declared_s: float | None
+log = logging.getLogger(__name__)
 
 
 def probe(path: Path) -> Info:
@@ -77,9 +45,9 @@ def probe(path: Path) -> Info:
     Raises:
         AudioError: if the file is missing, unreadable, empty or no sound.
     """
-    with _open(path) as file:
+    with _open(path, *_head(path)) as file:
         if file is None:
-            return _probe_container(path)
+            return containers.probe(path)
         return Info(file.frames / file.samplerate, file.samplerate, file.channels, file.frames)
 
 
@@ -89,48 +57,87 @@ def decode(path: Path, rate_hz: int, start: float, end: float | None, channel: i
     Raises:
         AudioError: if the file is missing, unreadable, empty, damaged or no sound, or lacks the channel.
     """
-    with _open(path) as file:
+    state = _head(path)
+    with _open(path, *state) as file:
         if file is None:
-            return _decode_container(path, rate_hz, start, end, channel)
-        return _decode_file(path, file, rate_hz, start, end, channel)
+            return containers.decode(path, rate_hz, start, end, channel)
+        return _decode_file(path, state, file, rate_hz, start, end, channel)
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def _open(path: Path, head: bytes, size: int, mtime_ns: int) -> Iterator[Any]:
     """A `soundfile.SoundFile`, or None if the file is for PyAV."""
-    head, size, mtime_ns = _head(path)
     with ExitStack() as stack:
         try:
             file = stack.enter_context(_sound_file(path, head, size, mtime_ns))
         except soundfile.LibsndfileError as error:
-            if error.code not in OTHER_KIND_CODES:
-                raise AudioError(f"{path}: damaged or cut off ({_line(error)}); copy or encode it again") from None
-            if _is_text(head):
-                raise AudioError(
-                    f"{path}: is text, not sound (it starts with {head[:20]!r}); give a sound file"
-                ) from None
+            _check_other(path, error, head, size, mtime_ns)
             yield None
             return
+        if file.format == RAW and not _is_gsm(file, head):
+            raise _headerless(path)
         if file.frames > size * MAX_FRAMES_PER_BYTE:
+            if containers.installed():
+                _tell(f"{path}: its header does not say how long it is; read to its end")
             yield None
             return
         if file.frames == 0:
             raise AudioError(f"{path}: has a header but no samples; leave it out or record it again")
-        _check_rate(path, file.samplerate)
+        if file.subtype.startswith(UNREAD):
+            raise AudioError(f"{path}: is in {UNREAD}, which nothing here can decode; encode it again as flac or wav")
+        check_rate(path, file.samplerate)
         yield file
+
+
+def _check_other(path: Path, error: Any, head: bytes, size: int, mtime_ns: int) -> None:
+    """What libsndfile refuses is for PyAV, if it is no text and not damaged."""
+    if _is_text(head):
+        raise AudioError(f"{path}: is text, not sound (it starts with {head[:20]!r}); give a sound file")
+    raw = path.suffix.lower() == f".{RAW.lower()}"
+    other = not _is_own(head) and containers.reads(path, size, mtime_ns)
+    if (error.code in OTHER_KIND_CODES and not raw) or other:
+        return
+    if raw:
+        raise _headerless(path)
+    more = "" if containers.installed() else ', or pip install "ossicle[containers]", which reads more codings'
+    raise AudioError(f"{path}: damaged or cut off ({line(error)}); copy or encode it again{more}")
 
 
 @contextmanager
 def _sound_file(path: Path, head: bytes, size: int, mtime_ns: int) -> Iterator[Any]:
-    """What libsndfile makes of a file, of an mp3 without its length with that put in front."""
-    front = _front_of_mp3(path, head, size, mtime_ns)
+    """What libsndfile makes of a file, behind a right header where its own is wrong."""
+    front, _ = _seen(path, head, size, mtime_ns)
+    if front is None and path.suffix.lower() == f".{RAW.lower()}":
+        front = Front(b"", 0)  # of a file with this name soundfile wants to be told what is in it
     with ExitStack() as stack:
         name = str(path) if os.name == "nt" else os.fsencode(path)
-        source = name if front is None else _Fronted(stack.enter_context(open(path, "rb")), size, *front)
-        yield stack.enter_context(soundfile.SoundFile(source))
+        source = name if front is None else Fronted(stack.enter_context(open(path, "rb")), size, front)
+        file = stack.enter_context(soundfile.SoundFile(source))
+        if front is not None and front.told:
+            _tell(f"{path}: {front.told}; read to its end at {file.frames / file.samplerate:.2f} s")
+        yield file
 
 
-def _head(path: Path) -> tuple[bytes, int, int]:
+@lru_cache(maxsize=256)
+def _seen(path: Path, head: bytes, size: int, mtime_ns: int) -> tuple[Front | None, float]:
+    """What to put in front of a file, and how many times as much sound its header promises as is there."""
+    with open(path, "rb") as file:
+        begin, plain = headers.after_tags(file)
+        if begin and not plain:
+            return Front(b"", begin), 1.0
+        if begin or mpeg.frame_bytes(head, 0):
+            return mpeg.front(file, size, begin), 1.0
+        header = headers.read(file, size)
+        return (None, 1.0) if header is None else (headers.front(file, header), headers.promised(header))
+
+
+@lru_cache(maxsize=4096)
+def _tell(text: str) -> None:
+    """Say something of a file that can be used, once."""
+    log.warning(text)
+
+
+def _head(path: Path) -> State:
     """The first bytes of a file, its size and when it was changed, in nanoseconds."""
     if path.exists() and not path.is_file():
         raise AudioError(f"{path}: is {'a folder' if path.is_dir() else 'no plain file'}; give one sound file")
@@ -141,61 +148,63 @@ def _head(path: Path) -> tuple[bytes, int, int]:
     except FileNotFoundError:
         raise AudioError(f"{path}: no such file; check the path") from None
     except (OSError, ValueError) as error:
-        raise AudioError(f"{path}: cannot be read ({_line(error)}); check its permissions") from None
+        raise AudioError(f"{path}: cannot be read ({line(error)}); check its permissions") from None
     if state.st_size == 0:
         raise AudioError(f"{path}: is empty (0 bytes); copy it again or leave it out")
     return head, state.st_size, state.st_mtime_ns
 
 
-def _check_rate(path: Path, rate: int) -> None:
-    if not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
-        raise AudioError(f"{path}: its header says {rate} Hz; wanted {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
+def _is_own(head: bytes) -> bool:
+    """Whether a file is one that libsndfile reads if it is whole; of damaged ones PyAV would skip a part."""
+    ogg = head.startswith(b"OggS") and any(name in head[:128] for name in OGG_OWN)
+    return ogg or head.startswith(b"fLaC") or mpeg.frame_bytes(head, 0) > 0
+
+
+def _is_gsm(file: Any, head: bytes) -> bool:
+    """Whether all frames at a file's beginning bear the sign of GSM 6.10, which has no header."""
+    return file.subtype == "GSM610" and all(byte >> 4 == GSM_SIGN for byte in head[::GSM_FRAME])
+
+
+def _headerless(path: Path) -> AudioError:
+    return AudioError(f"{path}: has no header of any sound; if it is raw samples, convert it to flac or wav")
 
 
 def _is_text(head: bytes) -> bool:
-    return all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
+    """Whether a file begins as text: no byte that text has not, and few that are not ASCII."""
+    plain = all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
+    return plain and 4 * sum(byte >= 128 for byte in head) <= len(head)
 
 
-def _line(error: Exception) -> str:
-    """An error's own words on one line, without the path."""
-    words = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-    line = " ".join(words.split()).rstrip(".")
-    return REASONS.get(line, line)
-
-
-def _stretch(rate: int, rate_hz: int, start: float, end: float | None, margin_s: float) -> tuple[int, int | None]:
-    """First source sample and the one after the last, with margins.
-
-    The first is one where a target sample lies too, so that resampling the stretch keeps the whole file's phase.
-    """
-    step = rate // math.gcd(rate, rate_hz)
-    first = max(0, int((start - margin_s) * rate)) // step * step
-    return first, None if end is None else math.ceil((end + margin_s) * rate)
-
-
-def _mono(path: Path, both: Samples, channel: int) -> Samples:
-    """(samples,) of (channels, samples): one channel, or the mean for 0; of a single one that, whichever is wanted."""
-    if 1 < len(both) < channel:
-        raise AudioError(f"{path}: has {len(both)} channels, no channel {channel}; 0 asks for their mean")
-    return both.mean(axis=0) if channel == 0 else np.ascontiguousarray(both[min(channel, len(both)) - 1])
-
-
-def _decode_file(path: Path, file: Any, rate_hz: int, start: float, end: float | None, channel: int) -> Decoded:
+def _decode_file(
+    path: Path, state: State, file: Any, rate_hz: int, start: float, end: float | None, channel: int
+) -> Decoded:
     """Read with libsndfile, all in one call: in mp3 every further call would seek and spoil a frame."""
     rate = file.samplerate
-    margin_s = MP3_MARGIN_S if file.format == "MP3" else MARGIN_S
-    first, last = _stretch(rate, rate_hz, start, end, margin_s)
+    margin_s = MPEG_MARGIN_S if file.subtype.startswith("MPEG") else MARGIN_S
+    first, last = stretch(rate, rate_hz, start, end, margin_s)
     first, last = min(first, file.frames), file.frames if last is None else min(last, file.frames)
     at = min(first, _last_sure_seek(path)) if file.subtype == "VORBIS" else first
     try:
-        file.seek(at)
-        both = file.read(last - at, dtype="float32", always_2d=True)[first - at :]
+        _go_to(file, at)
+        both: Samples = file.read(last - at, dtype="float32", always_2d=True)[first - at :]
     except soundfile.LibsndfileError as error:
         raise AudioError(
-            f"{path}: damaged or cut off ({_line(error)}): {_readable_s(path, *_head(path)):.2f} s of "
+            f"{path}: damaged or cut off ({line(error)}): {_readable_s(path, *state):.2f} s of "
             f"{file.frames / rate:.2f} s could be read; copy or encode it again"
         ) from None
-    return Decoded(_mono(path, both.T, channel), rate, first, _declared_frames(file) / rate)
+    declared_s = max(file.frames, int(file.frames * _seen(path, *state)[1])) / rate
+    return Decoded(mono(path, both.T, channel), rate, first, declared_s)
+
+
+def _go_to(file: Any, at: int) -> None:
+    """Be at a sample of a file that was just opened; where a coding cannot seek, by reading what is before it."""
+    if at == 0:
+        return
+    if file.seekable():
+        file.seek(at)
+        return
+    while at > 0 and (got := len(file.read(min(at, SKIPPED_FRAMES), dtype="float32", always_2d=True))):
+        at -= got
 
 
 def _last_sure_seek(path: Path) -> int:
@@ -212,15 +221,6 @@ def _last_sure_seek(path: Path) -> int:
     return max(0, known[-2] - VORBIS_BLOCK) if len(known) > 1 else 0
 
 
-def _declared_frames(file: Any) -> int:
-    """Samples the header promises; libsndfile quietly lowers the number for a wav that was cut off."""
-    frames = int(file.frames)
-    match = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
-    if match is None or int(match[1]) >= WAV_SIZE_UNKNOWN or int(match[2]) == 0:
-        return frames
-    return max(frames, frames * int(match[1]) // int(match[2]))
-
-
 @lru_cache(maxsize=256)
 def _readable_s(path: Path, head: bytes, size: int, mtime_ns: int) -> float:
     """Seconds before the decoder gives up; looked for once, however many windows of the file fail."""
@@ -232,168 +232,3 @@ def _readable_s(path: Path, head: bytes, size: int, mtime_ns: int) -> float:
         except soundfile.LibsndfileError:
             pass
         return float(frames / file.samplerate)
-
-
-@lru_cache(maxsize=256)
-def _front_of_mp3(path: Path, head: bytes, size: int, mtime_ns: int) -> tuple[bytes, int] | None:
-    """What to put in front of an mp3's frames and where they begin; None for any other file, or if it has neither need.
-
-    Tags in front are left out: of odd ones libmpg123, inside libsndfile, writes to stderr.
-    libsndfile guesses the length of a file that does not say it from its first frame's bit rate and stops there, so it
-    can lose most of a file with a variable bit rate. Its frames are counted instead and the count is put in front as a
-    Xing frame.
-    """
-    if not (head.startswith(b"ID3") or (head[0] == 0xFF and len(head) > 3 and _mp3_frame(head, 0))):
-        return None
-    with open(path, "rb") as file:
-        tagged = head.startswith(b"ID3")
-        begin = 10 + sum((byte & 0x7F) << 7 * (3 - k) for k, byte in enumerate(head[6:10]))
-        begin = file.seek(begin if tagged else 0)
-        first = file.read(4096)
-        late = next((at for at in range(len(first)) if _mp3_frame(first, at)), 0) if tagged else 0  # after zeros
-        first, begin = first[late:], begin + late
-        frame = _mp3_frame(first, 0)
-        if not frame:
-            return None
-        if any(tag in first[:frame] for tag in (b"Xing", b"Info", b"VBRI")):
-            return (b"", begin) if tagged else None
-        data = first + file.read()
-    count, at = 0, 0
-    while at >= 0 and at + 4 <= len(data):
-        step = _mp3_frame(data, at)
-        count += step > 0
-        at = at + step if step else data.find(b"\xff", at + 1)
-    return _xing_frame(data[:4], count), begin
-
-
-class _Fronted:
-    """Bytes in front of a file of `size` bytes from byte `begin` on, read only where it is asked for."""
-
-    def __init__(self, file: BinaryIO, size: int, front: bytes, begin: int) -> None:
-        self._file, self._front, self._shift = file, front, begin - len(front)
-        self._size, self._at = size - self._shift, 0
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a byte of the whole."""
-        self._at = max(0, offset + (0, self._at, self._size)[whence])
-        return self._at
-
-    def tell(self) -> int:
-        """Where the next byte is read."""
-        return self._at
-
-    def readinto(self, into: Any) -> int:
-        """Fill what is wanted from the front, else from the file."""
-        view = memoryview(into).cast("B")
-        piece = self._front[self._at : self._at + len(view)]
-        if not piece:
-            self._file.seek(self._at + self._shift)
-            piece = self._file.read(len(view))
-        view[: len(piece)] = piece
-        self._at += len(piece)
-        return len(piece)
-
-
-def _mp3_frame(data: bytes, at: int) -> int:
-    """Bytes in the layer III frame that starts at a byte; 0 if none starts there."""
-    if len(data) < at + 4 or data[at] != 0xFF or data[at + 1] & 0xE6 != 0xE2:
-        return 0
-    version, rate_index, bits_index = data[at + 1] >> 3 & 3, data[at + 2] >> 2 & 3, data[at + 2] >> 4
-    if version == 1 or rate_index == 3 or bits_index in (0, 15):
-        return 0
-    first = version == 3
-    rate = (44_100, 48_000, 32_000)[rate_index] >> {3: 0, 2: 1, 0: 2}[version]
-    kilobits = (MPEG1_KILOBITS if first else MPEG2_KILOBITS)[bits_index]
-    return (144 if first else 72) * kilobits * 1000 // rate + (data[at + 2] >> 1 & 1)
-
-
-def _xing_frame(header: bytes, count: int) -> bytes:
-    """A silent 64 kbit/s frame of the stream's kind that says how many frames follow."""
-    first = header[1] >> 3 & 3 == 3
-    plain = bytes((0xFF, header[1] | 1, (5 if first else 8) << 4 | header[2] & 0x0C, header[3]))
-    mono = header[3] >> 6 == 3
-    side = (17 if mono else 32) if first else (9 if mono else 17)
-    size = _mp3_frame(plain, 0)
-    return (plain + bytes(side) + b"Xing" + struct.pack(">II", 1, count)).ljust(size, b"\0")
-
-
-def _import_av(path: Path) -> Any:
-    try:
-        import av
-    except ImportError:
-        raise AudioError(
-            f"{path}: is not wav, flac, ogg, opus or mp3 with a plain header; for other containers: "
-            'pip install "ossicle[containers]"'
-        ) from None
-    return av
-
-
-@contextmanager
-def _container(path: Path) -> Iterator[tuple[Any, Any]]:
-    """An open PyAV container and its first audio stream."""
-    av = _import_av(path)
-    try:
-        with av.open(os.fspath(path)) as container:
-            if not container.streams.audio:
-                raise AudioError(f"{path}: has no audio track; leave it out")
-            stream = container.streams.audio[0]
-            if stream.codec_context is None:
-                raise AudioError(f"{path}: is in a coding that nothing here can decode; encode it again as flac or wav")
-            _check_rate(path, stream.rate or 0)
-            yield container, stream
-    except (av.error.FFmpegError, UnicodeError) as error:
-        raise AudioError(f"{path}: cannot be decoded ({_line(error)}); encode it again as flac or wav") from None
-
-
-def _declared_s(container: Any, stream: Any) -> float | None:
-    """Seconds the header promises, where the container is one that counts them."""
-    counted = "mp4" in container.format.name and stream.duration is not None
-    return float(stream.duration * stream.time_base) if counted else None
-
-
-def _probe_container(path: Path) -> Info:
-    with _container(path) as (container, stream):
-        seconds = _declared_s(container, stream)
-        if seconds is None:  # estimates of the rest are poor: count packets, which is cheap
-            packets = (packet for packet in container.demux(stream) if packet.pts is not None)
-            last = max((packet.pts + (packet.duration or 0) for packet in packets), default=0)
-            seconds = float((last - (stream.start_time or 0)) * stream.time_base)
-        if seconds <= 0:
-            raise AudioError(f"{path}: has a header but no samples; leave it out or record it again")
-        return Info(seconds, stream.rate, stream.channels, round(seconds * stream.rate))
-
-
-def _decode_container(path: Path, rate_hz: int, start: float, end: float | None, channel: int) -> Decoded:
-    """Read with PyAV; seeks where time stamps count samples, else decodes from the beginning."""
-    with _container(path) as (container, stream):
-        rate = stream.rate
-        first, last = _stretch(rate, rate_hz, start, end, MP3_MARGIN_S)
-        origin = stream.start_time or 0
-        seeks = stream.time_base == Fraction(1, rate) and first > 0
-        if seeks:
-            container.seek(first + origin, stream=stream)
-        at, have, pieces = 0, 0, list[Samples]()
-        for stamp, piece in _mono_frames(path, container, stream, channel):
-            if not pieces:
-                have = at = stamp - origin if seeks else 0
-            pieces.append(piece)
-            have += len(piece)
-            if last is not None and have >= last:
-                break
-        mono = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-        if at > first:
-            raise AudioError(f"{path}: its index is damaged (seek to {first / rate:.2f} s failed); encode it again")
-        return Decoded(
-            mono[first - at : None if last is None else last - at], rate, first, _declared_s(container, stream)
-        )
-
-
-def _mono_frames(path: Path, container: Any, stream: Any, channel: int) -> Iterator[tuple[int, Samples]]:
-    """Time stamp and (samples,) float32 of each decoded frame."""
-    av = _import_av(path)
-    to_float = av.AudioResampler(format="fltp")
-    for frame in container.decode(stream):
-        if frame.sample_rate != stream.rate:
-            raise AudioError(f"{path}: changes its rate from {stream.rate} to {frame.sample_rate} Hz; encode it again")
-        for part in to_float.resample(frame):
-            yield frame.pts or 0, _mono(path, part.to_ndarray(), channel)

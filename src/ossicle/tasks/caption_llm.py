@@ -74,6 +74,7 @@ class Captioner:
             window_s=window_s, shortest_s=shortest_s, cache_bytes=cache_bytes,
         )  # fmt: skip
         self.unreadable = self.listener.unreadable
+        self.absent: dict[str, str] = {}
 
     def parts(self) -> dict[str, nn.Module]:
         """Prefix in the saved files to module."""
@@ -147,7 +148,7 @@ class Captioner:
         check_metrics(self.metrics, "")
 
     def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
-        """Caption metrics of rows that have no error; a metric that cannot run is left out.
+        """Caption metrics of rows that have no error and references; a metric that cannot run is noted in `absent`.
 
         Raises:
             DataError: if no clip has a row and references.
@@ -157,7 +158,9 @@ class Captioner:
             raise DataError("no clip could be scored: none was readable and had captions")
         candidates = {str(i): row.caption or "" for i, (_, row) in enumerate(pairs)}
         references = {str(i): list(clip.captions) for i, (clip, _) in enumerate(pairs)}
-        return dict(metrics.score(candidates, references, list(self.metrics)).corpus)
+        found = metrics.score(candidates, references, list(self.metrics))
+        self.absent = found.absent
+        return dict(found.corpus)
 
     def _targets(self, clips: Sequence[Clip], generator: torch.Generator | None) -> Tensor | None:
         if not all(clip.captions for clip in clips):
@@ -170,18 +173,29 @@ class Captioner:
         return text.targets(self.language.tokenizer, self.prompt.end, said)
 
 
-def check_metrics(names: Sequence[str], best_by: str) -> None:
+def check_metrics(names: Sequence[str], best_by: str, clips: int = 2) -> None:
     """See before any training that the metrics are there and give the score that chooses the best epoch.
 
+    Args:
+        names: of the metrics.
+        best_by: the score that chooses; "" asks for none.
+        clips: validation clips that it chooses by.
+
     Raises:
-        UnknownNameError: for another metric, or a score that none of them gives; "" asks for none.
-        UsageError: if a metric cannot run here.
+        UnknownNameError: for another metric, or a score that none of them gives.
+        UsageError: if a metric cannot run here, or the score cannot be had of so few clips.
     """
-    found = metrics.score({"0": "a dog barks"}, {"0": ["a dog barks", "a barking dog"]}, list(names))
+    said = {"0": "a dog barks", "1": "rain falls"}
+    found = metrics.score(said, {name: [text, "a sound"] for name, text in said.items()}, list(names))
     if found.absent:
         raise UsageError("; ".join(f"task.metrics has {name}, but {why}" for name, why in found.absent.items()))
     if best_by and best_by not in found.corpus:
         raise UnknownNameError(f"task.best_by for metrics {', '.join(names)}", best_by, found.corpus)
+    if clips == 1 and best_by in metrics.OF_SEVERAL:
+        raise UsageError(
+            f"task.best_by={best_by} compares captions of several clips, but there is one validation clip; hold out"
+            " more, or set task.best_by to another score such as rouge_l, or train.keep=last"
+        )
 
 
 def check_captions(clips: Sequence[Clip], language: str) -> None:

@@ -18,6 +18,7 @@ from ossicle.data.splits import not_one_label
 from ossicle.errors import DataError, UnknownNameError, UsageError
 from ossicle.metrics import classify as metrics
 from ossicle.sound import augment
+from ossicle.tasks.fitted import log_loss
 from ossicle.tasks.listen import Amount, Listener, SoundAugment, draw
 
 Array = np.ndarray[Any, Any]
@@ -90,6 +91,7 @@ class Classifier:
         dropout: see `Head`.
         class_weights: weight of each class in the loss, (classes,); None is 1.
         label_smoothing: single-label only.
+        best_by: the score of validation clips that chooses the best epoch.
         augment: random changes in training.
         window_s: longest stretch of a clip trained on at once; None takes whole clips.
         shortest_s: shorter clips go on in silence up to this length, in training and prediction alike.
@@ -111,6 +113,7 @@ class Classifier:
         dropout: float = 0.0,
         class_weights: Tensor | None = None,
         label_smoothing: float = 0.0,
+        best_by: str = "log_loss",
         augment: Augment | None = None,
         window_s: float | None = None,
         shortest_s: float = 0.0,
@@ -134,7 +137,7 @@ class Classifier:
         self.unreadable = self.listener.unreadable
         self.window_s = window_s
         self.head = Head(sum(self.listener.widths), len(labels), norm=head_norm, dropout=dropout)
-        self.best_by = "map_macro" if multi_label else "accuracy"
+        self.best_by = best_by
         self._index = {label: i for i, label in enumerate(self.labels)}
 
     def parts(self) -> dict[str, nn.Module]:
@@ -188,8 +191,8 @@ class Classifier:
             chosen = [label for label, p in zip(self.labels, probabilities, strict=True) if p >= 0.5]
         return Prediction(
             path=str(clip.path), start=clip.start, end=clip.end,
-            label=";".join(chosen), score=_short(probabilities[best]),
-            scores={label: _short(p) for label, p in zip(self.labels, probabilities, strict=True)},
+            label=";".join(chosen), score=short(probabilities[best]),
+            scores={label: short(p) for label, p in zip(self.labels, probabilities, strict=True)},
         )  # fmt: skip
 
     def average(self, rows: Sequence[Prediction]) -> Prediction:
@@ -211,7 +214,7 @@ class Classifier:
         self.targets(clips)
 
     def score(self, clips: Sequence[Clip], rows: Sequence[Prediction]) -> dict[str, Any]:
-        """Accuracy, top-5, macro mAP and F1 of rows that have no error; raises as `check` does."""
+        """Accuracy, top-5, macro mAP and F1, log loss of rows that have no error; raises as `check` does."""
         self.check(clips)
         pairs = [(c, r) for c, r in zip(clips, rows, strict=True) if r.error is None]
         if not pairs:
@@ -219,7 +222,8 @@ class Classifier:
         probabilities = np.array([[r.scores[label] for label in self.labels] for _, r in pairs])
         targets = self.targets([c for c, _ in pairs]).numpy()
         wanted = targets.astype(int) if self.multi_label else targets.argmax(axis=1)
-        return metrics.summary(probabilities, wanted, self.labels, self.multi_label)
+        scores = metrics.summary(probabilities, wanted, self.labels, self.multi_label)
+        return scores | {"log_loss": log_loss(probabilities, targets, self.multi_label)}
 
     def targets(self, clips: Sequence[Clip]) -> Tensor:
         """(batch, classes) float32, 1 where the clip has the label."""
@@ -248,6 +252,6 @@ class Classifier:
         return replace(parts[0], targets=targets, others=tuple(parts[1:]))
 
 
-def _short(probability: float) -> float:
+def short(probability: float) -> float:
     """Six significant digits: small ones stay apart, so that ranks do too."""
     return float(f"{probability:.6g}")

@@ -92,6 +92,14 @@ METHODS: dict[str, Callable[[Decoding], dict[str, Any]]] = {
 }
 
 
+# Settings that mean something to one method only.
+OWN: dict[str, tuple[str, ...]] = {
+    "beam": ("beams", "length_penalty"),
+    "nucleus": ("top_p", "temperature"),
+    "contrastive": ("top_k", "penalty"),
+}
+
+
 @dataclass(frozen=True)
 class Written:
     """One caption.

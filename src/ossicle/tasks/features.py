@@ -249,7 +249,7 @@ class FeatureStore:
         self._room -= value.nbytes
 
     def _compute(self, clips: Sequence[Clip]) -> dict[Clip, Tensor | AudioError]:
-        waves = load_waves(clips, self.encoder.rate_hz, shortest_s=self.shortest_s)
+        waves = load_waves(clips, self.encoder.rate_hz, shortest_s=self.shortest_s, fewest=self.encoder.fewest)
         done: dict[Clip, Tensor | AudioError] = {}
         for row in by_length(clips, waves):
             done |= self._encode([c for c, _ in row], torch.stack([w for _, w in row]))
@@ -309,7 +309,8 @@ class TokenStore:
             if stored is not None:
                 found[i] = stored
         rest = [i for i in range(len(clips)) if i not in found]
-        waves = load_waves([clips[i] for i in rest], self.encoder.rate_hz, shortest_s=self.shortest_s)
+        left, encoder = [clips[i] for i in rest], self.encoder
+        waves = load_waves(left, encoder.rate_hz, shortest_s=self.shortest_s, fewest=encoder.fewest)
         found |= {i: w for i, w in zip(rest, waves, strict=True) if isinstance(w, AudioError)}
         for row in by_length(rest, waves):
             found |= self._compute(clips, versions, row)

@@ -134,7 +134,9 @@ class Ear:
             return self.store.get(clips)
         if self.tokens is not None and generator is not None:
             return self.tokens.get(clips, torch.randint(self.versions, (len(clips),), generator=generator).tolist())
-        waves = load_waves(clips, self.encoder.rate_hz, cache=self._cache, shortest_s=self.shortest_s)
+        waves = load_waves(
+            clips, self.encoder.rate_hz, cache=self._cache, shortest_s=self.shortest_s, fewest=self.encoder.fewest
+        )  # fmt: skip
         return [self._heard(c, w) for c, w in zip(clips, waves, strict=True)]
 
     def batch(self, clips: Sequence[Clip], values: Sequence[Tensor], changes: SoundAugment, seed: int | None) -> Batch:

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from ossicle.contracts import Clip, Prediction, Task
+from ossicle.contracts import Answerer, Clip, Prediction, Task
+from ossicle.data.clips import reason
 from ossicle.devices import Precision, autocast
 from ossicle.errors import AudioError, DataError
 from ossicle.sound.audio import probe, rested, windows
@@ -33,7 +34,21 @@ def cut(clip: Clip, window_s: float | None) -> list[Clip]:
     return [replace(clip, start=clip.start + a, end=clip.start + b) for a, b in spans]
 
 
-def predict_rows(task: Task, clips: Sequence[Clip], *, batch: int, precision: Precision) -> list[Prediction]:
+def heard(task: Task, clips: Sequence[Clip]) -> tuple[list[Clip], dict[str, str]]:
+    """The clips that a task could take, and by the names of the others why not; clips of a file in doubt are tried."""
+    kept: list[Clip] = []
+    bad: dict[str, str] = {}
+    for clip in clips:
+        try:
+            if str(clip.path) in task.unreadable:
+                task.collate([clip], None)
+            kept.append(clip)
+        except (AudioError, DataError) as error:
+            bad[clip.name or clip.path.name] = reason(clip, task.unreadable.get(str(clip.path), str(error)))
+    return kept, bad
+
+
+def predict_rows(task: Answerer, clips: Sequence[Clip], *, batch: int, precision: Precision) -> list[Prediction]:
     """One row per clip, in order; a clip that cannot be read gets a row with its error."""
     modules = task.parts().values()
     for module in modules:
@@ -55,7 +70,7 @@ def predict_rows(task: Task, clips: Sequence[Clip], *, batch: int, precision: Pr
 
 
 def _one_by_one(
-    task: Task, chunk: Sequence[Clip], first: int, batch: int, precision: Precision, err: Exception
+    task: Answerer, chunk: Sequence[Clip], first: int, batch: int, precision: Precision, err: Exception
 ) -> dict[int, Prediction]:
     """A batch that failed as a whole, clip by clip, so that one bad clip costs only itself."""
     if len(chunk) == 1:
@@ -66,7 +81,7 @@ def _one_by_one(
     }  # fmt: skip
 
 
-def _error(task: Task, clip: Clip) -> Prediction:
+def _error(task: Answerer, clip: Clip) -> Prediction:
     text = task.unreadable.get(str(clip.path), f"{clip.path.name} could not be read")
     return Prediction(path=str(clip.path), start=clip.start, end=clip.end, error=text)
 

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from ossicle import terminal
 from ossicle.adapters import store
 from ossicle.contracts import Batch, Clip, Learner, Task
 from ossicle.devices import resolve
@@ -26,6 +24,7 @@ from ossicle.training.evaluate import bound, evaluate
 from ossicle.training.optim import Settings, optimizer, schedule
 
 METRICS = "metrics.jsonl"
+LESS_IS_BETTER = frozenset({"log_loss"})
 
 
 class Trainee(nn.Module):
@@ -53,6 +52,7 @@ def fit(
     out: Path,
     *,
     window_s: float | None = None,
+    last: int = 0,
     resume: bool = False,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
@@ -65,6 +65,7 @@ def fit(
         settings: how.
         out: folder, made if needed.
         window_s: longer validation clips are scored in windows of this length.
+        last: the epoch after which to stop, on the schedule of all of them; 0 is the last one.
         resume: go on from `last.ckpt`; the result equals that of a run that was never stopped.
         quiet: no progress bar.
 
@@ -79,13 +80,11 @@ def fit(
     """
     if not train:
         raise UsageError("no training clips; check the data and its splits")
-    run = _Run(task, len(train), settings, out)
-    if resume:
-        run.restore(checkpoint.load(out))
+    run = _Run(task, len(train), settings, out, resume=resume)
     train, val = bound(train, window_s), bound(val, window_s)
-    with _stop_on_interrupt() as stop, _progress(quiet) as bar:
-        for epoch in range(run.epoch, settings.epochs):
-            began = time.perf_counter()
+    with _stop_on_interrupt() as stop, terminal.progress(quiet) as bar:
+        while run.epoch < (last or settings.epochs) and not run.waited:
+            epoch, began = run.epoch, time.perf_counter()
             job = bar.add_task(f"epoch {epoch + 1}/{settings.epochs}", total=run.per_epoch, completed=run.step)
             for batch in _batches(task, train, settings, epoch, first=run.step):
                 run.advance(batch)
@@ -101,7 +100,10 @@ def fit(
 class _Run:
     """The moving state of one training."""
 
-    def __init__(self, task: Learner, clips: int, settings: Settings, out: Path) -> None:
+    def __init__(self, task: Learner, clips: int, settings: Settings, out: Path, *, resume: bool) -> None:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
         self.task, self.settings, self.out = task, settings, out
         self.per_epoch = -(-clips // settings.batch)
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -121,6 +123,8 @@ class _Run:
         self.history: list[dict[str, Any]] = []
         self.best: float | None = None
         out.mkdir(parents=True, exist_ok=True)
+        if resume:
+            self.restore(checkpoint.load(out))
 
     def advance(self, batch: Batch | DataError) -> None:
         """One step: forward, backward, and every `accumulate` steps an update; an unreadable batch is passed over."""
@@ -161,7 +165,7 @@ class _Run:
             line |= {f"val_{k}": v for k, v in scores.items() if isinstance(v, int | float)}
         self.history.append(line)
         value = line.get(f"val_{self.task.best_by}")
-        better = value is not None and (self.best is None or value > self.best)
+        better = value is not None and (self.best is None or _as_good(self.task.best_by, value, self.best))
         self.best = value if better else self.best
         if better or self.best is None or self.settings.keep != "best":  # without a score the last epoch is kept
             store.save_weights(self.out, self.task.parts())
@@ -212,6 +216,14 @@ class _Run:
         for module in self.task.parts().values():
             module.eval()
 
+    @property
+    def waited(self) -> bool:
+        """Whether as many epochs as `patience` brought nothing better."""
+        settings = self.settings
+        if self.best is None or settings.keep != "best" or not settings.patience:
+            return False
+        return len(self.history) - best_epoch(self.history, self.task.best_by) >= settings.patience
+
     def summary(self) -> str:
         """The last epoch in a few words."""
         line = self.history[-1]
@@ -221,6 +233,22 @@ class _Run:
     def _parameters(self) -> dict[str, nn.Parameter]:
         parts = self.task.parts()
         return {f"{n}/{k}": p for n, m in parts.items() for k, p in m.named_parameters() if p.requires_grad}
+
+
+def _as_good(name: str, value: float, best: float) -> bool:
+    """Whether a score is at least as good: of equal epochs the later one is kept."""
+    return value <= best if name in LESS_IS_BETTER else value >= best
+
+
+def best_epoch(history: Sequence[dict[str, Any]], best_by: str) -> int:
+    """The epoch, from 1, whose weights `keep=best` keeps; 0 if none has the score."""
+    best: float | None = None
+    found = 0
+    for line in history:
+        value = line.get(f"val_{best_by}")
+        if value is not None and (best is None or _as_good(best_by, value, best)):
+            best, found = value, int(line["epoch"])
+    return found
 
 
 def _batches(
@@ -270,8 +298,3 @@ def _stop_on_interrupt() -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _progress(quiet: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, disable=quiet)

@@ -38,6 +38,7 @@ class Settings:
         precision: auto, float32 or bfloat16.
         seed: of order, initial weights and augmentation.
         keep: best (by validation) or last epoch's weights.
+        patience: with keep=best, epochs without a better one after which training ends; 0 goes on to the end.
     """
 
     epochs: Whole = 20
@@ -57,6 +58,7 @@ class Settings:
     precision: Precision = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**20)] = 0
     keep: Literal["best", "last"] = "best"
+    patience: Annotated[int, Field(ge=0)] = 6
 
 
 # Parts that are frozen models with an adapter; the others are trained from nothing.

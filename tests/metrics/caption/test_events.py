@@ -200,3 +200,11 @@ def test_captions_and_scenes_must_go_together() -> None:
         score({"a.flac": "A dog"}, [{"file_name": "a.flac"}])
     with pytest.raises(DataError, match="no scenes"):
         score({}, [])
+
+
+def test_scenes_of_one_name_in_two_folders_keep_their_own_captions() -> None:
+    table = [{"file_name": f"{label}/0.flac", "events": rows(((label,),), None)} for label in ("dog", "cat")]
+    found = score({"/s/cat/0.flac": "A cat meows", "/s/dog/0.flac": "A dog barks"}, table)
+    assert found["event_f1"] == 1.0
+    with pytest.raises(DataError, match="1 scene\\(s\\) come more than once: dog/0.flac"):
+        score({"dog/0.flac": "A dog barks"}, [table[0], table[0]])

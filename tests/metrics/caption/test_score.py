@@ -116,7 +116,8 @@ def test_meteor_sees_stems_synonyms_and_paraphrases() -> None:
 
 def test_metrics_that_cannot_run_are_named_and_never_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSSICLE_SPICE", str(tmp_path))
-    found = score({"a": "a dog"}, {"a": ["a dog barks"]}, ("bleu", "spice", "spider", "spider_fl"))
+    said, known = {"a": "a dog", "b": "rain"}, {"a": ["a dog barks"], "b": ["it rains"]}
+    found = score(said, known, ("bleu", "spice", "spider", "spider_fl"))
     assert set(found.absent) == {"spice", "spider", "spider_fl"}
     assert not {"spice", "spider", "spider_fl"} & set(found.corpus)
     assert "spice-1.0.jar" in found.absent["spider"] and "OSSICLE_SPICE" in found.absent["spice"]
@@ -190,9 +191,25 @@ def test_people_against_each_other() -> None:
     assert found.items["b"]["rouge_l"] == 1.0
     third = score({"a": "a cat"}, {"a": references["a"][:2]}, ("rouge_l",)).corpus["rouge_l"]
     assert found.items["a"]["rouge_l"] == pytest.approx((1 + 1 + third) / 3)
-    assert found.items["c"] == {}
+    assert set(found.items) == {"a", "b"} and found.left_out == {"c": "fewer than two references"}
     with pytest.raises(DataError):
         human({"a": ["x"]}, ("rouge_l",))
+
+
+def test_people_with_unequal_numbers_of_captions_are_scored_over_all_items_in_every_turn() -> None:
+    """A turn over the one item that has a third caption would have no CIDEr, or one of 0 for a perfect caption."""
+    references = {"a": ["a dog barks"] * 3, "b": ["rain falls down"] * 2}
+    found = human(references, ("cider", "rouge_l"))
+    assert found.corpus["rouge_l"] == 1.0 and found.absent == {}
+    pair_only = human({name: texts[:2] for name, texts in references.items()}, ("cider",))
+    assert found.corpus["cider_d"] == pytest.approx(pair_only.corpus["cider_d"]) and found.corpus["cider_d"] > 5
+
+
+def test_cider_is_not_run_where_no_word_is_rarer_than_another() -> None:
+    for items in (1, 3):
+        said = {str(i): "a dog barks" for i in range(items)}
+        found = score(said, {name: [text] for name, text in said.items()}, FAST)
+        assert set(found.absent) == {"cider"} and "rare" in found.absent["cider"] and "cider_d" not in found.corpus
 
 
 def test_ids_that_do_not_go_together_are_named() -> None:
@@ -220,18 +237,22 @@ def test_ids_that_do_not_go_together_are_named() -> None:
 )
 def test_references_in_every_format(name: str, text: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
-    assert captions.references(tmp_path / name) == {"a.wav": ["one", "two"], "b.wav": ["three"]}
+    found = captions.references(tmp_path / name)
+    assert {name.rpartition("/")[2]: own for name, own in found.items()} == {
+        "a.wav": ["one", "two"],
+        "b.wav": ["three"],
+    }
 
 
 def test_candidates_in_every_format_and_their_faults(tmp_path: Path) -> None:
     file = tmp_path / "c.csv"
     file.write_text("fname,caption_predicted,caption_1\na.wav,guess,one\nb.wav,,two\n")
-    assert captions.candidates(file) == {"a.wav": "guess", "b.wav": ""}
+    assert captions.candidates(file) == captions.Said({"a.wav": "guess", "b.wav": ""}, {})
     coco = tmp_path / "c.json"
     coco.write_text('[{"image_id": 7, "caption": "guess"}]')
-    assert captions.candidates(coco) == {"7": "guess"}
+    assert captions.candidates(coco) == captions.Said({"7": "guess"}, {})
     file.write_text("youtube_id,start_time,caption\nxyz,30,guess\n")
-    assert captions.candidates(file) == {"xyz_30": "guess"}
+    assert captions.candidates(file) == captions.Said({"xyz_30": "guess"}, {})
     file.write_text("file_name,caption\na.wav,x\na.wav,y\n")
     with pytest.raises(DataError, match=r"1 id\(s\) more than once: a.wav \(line 3\)"):
         captions.candidates(file)

@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ossicle.errors import DataError
 from ossicle.metrics.caption.ngrams import MAX_N, Gram
 from ossicle.metrics.caption.pairs import Pair
 
 SIGMA = 6.0
 SCALE = 10.0
+LEAST = 2
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,21 @@ class Cider:
 
 
 def cider(pairs: Sequence[Pair]) -> Cider:
-    """CIDEr and CIDEr-D of each candidate."""
+    """CIDEr and CIDEr-D of each candidate.
+
+    Raises:
+        DataError: if no word can be rarer than another: with fewer than two items, or the same references for all. The
+            reference tool then gives 0 to every caption, the perfect ones too.
+    """
+    if len(pairs) < LEAST:
+        raise DataError(f"CIDEr weighs words by how rare they are among the items; {len(pairs)} came, give {LEAST}")
     frequency: Counter[Gram] = Counter()
     for pair in pairs:
         frequency.update({gram for counts in pair.reference_grams for gram in counts})
-    items = math.log(len(pairs)) if pairs else 0.0
+    items = math.log(len(pairs))
     rare = {gram: items - math.log(count) for gram, count in frequency.items()}
+    if not any(rare.values()):
+        raise DataError("CIDEr weighs words by how rare they are, but every item here has the same ones as references")
     both = [_score(pair, rare, items) for pair in pairs]
     return Cider(tuple(d for d, _ in both), tuple(plain for _, plain in both))
 

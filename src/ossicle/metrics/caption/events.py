@@ -6,12 +6,13 @@ background" reach further. What can be read in two ways is left unsaid: it count
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
-from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from ossicle.data.manifest import shorten
+from ossicle.data.match import match
 from ossicle.data.phrases import Mention, Phrases, esc50
 from ossicle.errors import DataError
 
@@ -109,11 +110,11 @@ def _all(stated: Pairs, left: Sequence[Mention], right: Sequence[Mention], relat
 def _underneath(text: str, found: Sequence[Mention]) -> list[Mention]:
     """Mentions right before words such as "in the background", or the first one where the caption starts with them."""
     under = []
-    for match in _UNDER.finditer(text):
-        earlier = [one for one in found if one.end <= match.start()]
-        if earlier and not _PARTS.search(text, earlier[-1].end, match.start()):
+    for words in _UNDER.finditer(text):
+        earlier = [one for one in found if one.end <= words.start()]
+        if earlier and not _PARTS.search(text, earlier[-1].end, words.start()):
             under.append(earlier[-1])
-        elif found and not text[: match.start()].strip():
+        elif found and not text[: words.start()].strip():
             under.append(found[0])
     return under
 
@@ -260,20 +261,17 @@ def _item(row: Mapping[str, Any], caption: str, phrases: Phrases) -> dict[str, A
 
 def _texts(captions: Mapping[str, str], scenes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each scene's caption, once both sides are known to go together."""
-    bare = {PurePosixPath(name).name: text for name, text in captions.items()}
-    names = [PurePosixPath(str(row.get("file_name", ""))).name for row in scenes]
-    faults = [
-        (f"{len(found)} {what}: {shorten(found)}")
-        for what, found in (
-            ("scene(s) have no caption", [name for name in names if name not in bare]),
-            ("caption(s) have no scene", [name for name in bare if name not in names]),
-            ("scene(s) have no events", [n for n, row in zip(names, scenes, strict=True) if not row.get("events")]),
-        )
-        if found
-    ]
-    if faults or not scenes:
-        raise DataError("; ".join(faults) or "there are no scenes; give the rows of a metadata.jsonl of ossicle scenes")
-    return [bare[name] for name in names]
+    names = [str(row.get("file_name", "")) for row in scenes]
+    found = match(names, captions)
+    faults = [found.faults("scene(s) have no caption", "caption(s) have no scene")]
+    silent = [name for name, row in zip(names, scenes, strict=True) if not row.get("events")]
+    again = [name for name, count in Counter(names).items() if count > 1]
+    faults += [f"{len(silent)} scene(s) have no events: {shorten(silent)}"] if silent else []
+    faults += [f"{len(again)} scene(s) come more than once: {shorten(again)}"] if again else []
+    if any(faults) or not scenes:
+        told = "; ".join(filter(None, faults))
+        raise DataError(told or "there are no scenes; give the rows of a metadata.jsonl of ossicle scenes")
+    return [captions[found.pairs[name]] for name in names]
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -26,15 +26,17 @@ class CaptionScores:
 
     Args:
         corpus: score by name.
-        items: name of the item to its scores by name.
+        items: name of each item that was scored, as the references have it, to its scores by name.
         absent: metric to why it could not run.
         vocabulary: words, lengths and the like.
+        left_out: name of each item that was not scored to the reason.
     """
 
     corpus: dict[str, float] = field(default_factory=dict)
     items: dict[str, dict[str, float]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     vocabulary: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 class Job:
@@ -52,7 +54,7 @@ class Job:
     ) -> None:
         self.pairs: list[Pair] = pair(candidates, references)
         self.texts = list(candidates.values())
-        self.others = [[r for r in references[name] if r.strip()] for name in candidates]
+        self.others = [[r for r in references[p.name] if r.strip()] for p in self.pairs]
         self.sbert, self.spice_place = sbert, spice
 
     @cached_property
@@ -130,6 +132,10 @@ METRICS: dict[str, Callable[[Job], Found]] = {
     "meteor_jar": _meteor_jar,
 }
 USUAL = tuple(name for name in METRICS if name != "meteor_jar")
+# Scores that bear another name than the metric that gives them.
+PARTS = {**{f"bleu_{n}": "bleu" for n in range(1, 5)}, "cider_d": "cider", "fluency_error": "fense"}
+# Scores that compare items with each other, so that one alone has none.
+OF_SEVERAL = ("cider_d", "cider", "spider", "spider_fl")
 
 
 def score(
@@ -145,7 +151,8 @@ def score(
     Args:
         candidates: id to caption.
         references: id to captions; empty ones count as absent.
-        metrics: keys of `METRICS`; empty takes `USUAL`, all but the jar beside its equal.
+        metrics: keys of `METRICS`, which give all their scores, or keys of `PARTS`, one score each; empty takes
+            `USUAL`, all but the jar beside its equal.
         sbert: sentence model of `sbert_sim`; its score has that name whatever the model is.
         spice: folder of the SPICE jar.
 
@@ -154,19 +161,22 @@ def score(
         DataError: if candidates and references do not go together.
     """
     for name in metrics:
-        if name not in METRICS:
-            raise UnknownNameError("caption metric", name, METRICS)
+        if name not in METRICS and name not in PARTS:
+            raise UnknownNameError("caption metric", name, [*METRICS, *PARTS])
     job = Job(candidates, references, sbert=sbert, spice=spice)
     out = CaptionScores(items={p.name: {} for p in job.pairs}, vocabulary=vocabulary(job.pairs))
-    for name in metrics or USUAL:
+    whole = [name for name in metrics or USUAL if name in METRICS]
+    for name in dict.fromkeys([*whole, *(PARTS[part] for part in metrics if part in PARTS)]):
+        wanted = [part for part in metrics if PARTS.get(part) == name]
         try:
             corpus, items = METRICS[name](job)
         except OssicleError as error:
-            out.absent[name] = str(error)
+            out.absent |= dict.fromkeys([name] if name in whole else wanted, str(error))
             continue
-        out.corpus |= corpus
-        for key, values in items.items():
-            for one, value in zip(job.pairs, values, strict=True):
+        keys = list(corpus) if name in whole else wanted
+        out.corpus |= {key: corpus[key] for key in keys}
+        for key in keys:
+            for one, value in zip(job.pairs, items[key], strict=True):
                 out.items[one.name][key] = float(value)
     return out
 
@@ -182,6 +192,7 @@ def vocabulary(pairs: Sequence[Pair]) -> dict[str, float]:
         "words_share": len(own.keys() & others.keys()) / max(1, len(others)),
         "distinct_captions": float(len({p.candidate for p in pairs})),
         "length_mean": float(np.mean(lengths)), "length_std": float(np.std(lengths)),
+        "length_max": float(max(lengths)),
         "reference_length_mean": float(np.mean(reference_lengths)),
     }  # fmt: skip
 
@@ -189,27 +200,32 @@ def vocabulary(pairs: Sequence[Pair]) -> dict[str, float]:
 def human(references: Mapping[str, Sequence[str]], metrics: Sequence[str] = (), **options: Any) -> CaptionScores:
     """How one person's captions score against the others': each reference in turn is the candidate, scores are means.
 
+    Every turn is over all items with two references or more, so that scores which depend on the other items can be
+    averaged; where an item has fewer references than another, its first ones have another turn.
+
     Args:
-        references: id to captions, at least two; items with fewer in some round are left out of it.
+        references: id to captions; items with one only are left out.
         metrics: as for `score`.
         options: as for `score`.
 
     Raises:
         DataError: if no item has two references.
     """
-    rounds = []
-    for turn in range(max((len(texts) for texts in references.values()), default=0)):
-        some = {name: texts for name, texts in references.items() if len(texts) > max(1, turn)}
-        if not some:
-            continue
-        candidates = {name: texts[turn] for name, texts in some.items()}
-        rest = {name: [t for i, t in enumerate(texts) if i != turn] for name, texts in some.items()}
-        rounds.append(score(candidates, rest, metrics, **options))
-    if not rounds:
+    full = {name: [text for text in texts if text.strip()] for name, texts in references.items()}
+    some = {name: texts for name, texts in full.items() if len(texts) > 1}
+    if not some:
         raise DataError("no item has two references, so none can be scored against the others; give at least two")
-    out = CaptionScores(absent=rounds[0].absent, vocabulary=rounds[0].vocabulary)
-    out.corpus = {key: float(np.mean([r.corpus[key] for r in rounds])) for key in rounds[0].corpus}
-    for name in references:
-        rows = [r.items[name] for r in rounds if name in r.items]
-        out.items[name] = {key: float(np.mean([row[key] for row in rows])) for key in (rows[0] if rows else {})}
+    rounds = []
+    for turn in range(max(map(len, some.values()))):
+        own = {name: turn % len(texts) for name, texts in some.items()}
+        candidates = {name: texts[own[name]] for name, texts in some.items()}
+        rest = {name: [t for i, t in enumerate(texts) if i != own[name]] for name, texts in some.items()}
+        rounds.append(score(candidates, rest, metrics, **options))
+    out = CaptionScores(vocabulary=rounds[0].vocabulary)
+    for one in rounds:
+        out.absent |= one.absent
+    keys = [key for key in rounds[0].corpus if all(key in one.corpus for one in rounds)]
+    out.corpus = {key: float(np.mean([one.corpus[key] for one in rounds])) for key in keys}
+    out.items = {n: {key: float(np.mean([one.items[n][key] for one in rounds])) for key in keys} for n in some}
+    out.left_out = {n: "fewer than two references" for n in references if n not in some}
     return out

@@ -69,6 +69,7 @@ class KaldiFbank(LogMel):
         check_positive(mels=mels, scale=scale, std=std, target_frames=1 if target_frames is None else target_frames)
         self.rate_hz = RATE_HZ
         self.hop_s = HOP / RATE_HZ
+        self.fewest = WINDOW
         self.mels = mels
         self.window = window
         self.subtract_mean = subtract_mean

@@ -43,6 +43,7 @@ class MagnitudeMel(LogMel):
         check_positive(mels=mels, target_frames=1 if target_frames is None else target_frames)
         self.rate_hz = RATE_HZ
         self.hop_s = HOP / RATE_HZ
+        self.fewest = WINDOW
         self.mels = mels
         self.target_frames = target_frames
         self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Band]]] = {}

@@ -40,6 +40,7 @@ class PannsMel(LogMel):
         super().__init__()
         self.rate_hz = RATE_HZ
         self.hop_s = HOP / RATE_HZ
+        self.fewest = WINDOW
         self.mels = BANDS + HOP
         self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Band]]] = {}
 

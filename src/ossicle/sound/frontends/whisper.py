@@ -35,6 +35,7 @@ class WhisperLogMel(LogMel):
         check_positive(mels=mels)
         self.rate_hz = RATE_HZ
         self.hop_s = HOP / RATE_HZ
+        self.fewest = WINDOW
         self.mels = mels
         self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Band]]] = {}
 

@@ -34,6 +34,7 @@ class Magnitudes(LogMel):
         super().__init__()
         self.rate_hz = RATE_HZ
         self.hop_s = HOP / RATE_HZ
+        self.fewest = WINDOW
         self.mels = MELS
         self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Band]]] = {}
 

@@ -1,0 +1,166 @@
+"""Training in epochs: with a validation part that is too small to choose by, first without it and then with it.
+
+Few validation clips choose a lucky epoch, and are missed in training. So a first training without them says after how
+many epochs their log loss is least and gives the scores; the one that is kept then learns from all clips for as long.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ossicle import devices, terminal
+from ossicle.adapters import store
+from ossicle.contracts import Batch, Clip
+from ossicle.errors import OssicleError
+from ossicle.files import write_atomic
+from ossicle.recipe.config import Recipe
+from ossicle.recipe.partition import Split
+from ossicle.recipe.plan import Plan
+from ossicle.training import checkpoint
+from ossicle.training.checkpoint import LAST
+from ossicle.training.evaluate import bound, cut, evaluate
+from ossicle.training.loop import best_epoch, fit
+
+FEWEST = 50
+FIRST = "validated"
+CHOSEN = "chosen.json"
+TRIED = 8
+
+
+def twice(recipe: Recipe, parts: Split) -> bool:
+    """Whether the clips held out for validation are too few to choose an epoch by and to do without."""
+    ours = not recipe.data.val and recipe.train.keep == "best"
+    return ours and recipe.task.kind == "classify" and 0 < len(parts.val) < FEWEST
+
+
+def begin(plan: Plan, task: Any, out: Path, init: Path | None, *, resume: bool) -> None:
+    """Give a task the weights it begins with: those of a stopped run, of the folder `init`, or its own fresh ones."""
+    for module in task.parts().values():
+        module.to(devices.device())
+    if resume:
+        store.restore(task.parts(), checkpoint.load(out)["tensors"])
+    else:
+        plan.begin(task, init)
+
+
+def prepare(plan: Plan, task: Any, clips: Sequence[Clip], out: Path, *, starts: bool) -> bool:
+    """Give a task its caches and, where it starts, a head that fits; whether its clips must then be whole windows."""
+    caches = plan.caches(task)
+    if starts:
+        out.mkdir(parents=True, exist_ok=True)
+        plan.start(task, clips, out)
+    return caches
+
+
+def epochs(
+    task: Any, parts: Split, recipe: Recipe, out: Path,
+    *, caches: bool, last: int = 0, resume: bool = False, quiet: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Train in epochs; the lines of metrics.jsonl."""
+    window_s, clips = recipe.task.window_s, parts.train
+    if caches:  # what is cached is whole windows, not random crops
+        clips = [w for c in bound(clips, window_s) for w in cut(c, window_s)]
+    return fit(task, clips, parts.val, recipe.train, out, window_s=window_s, last=last, resume=resume, quiet=quiet)
+
+
+def validated(
+    plan: Plan, parts: Split, out: Path, init: Path | None, *, resume: bool, quiet: bool
+) -> dict[str, Any]:  # fmt: skip
+    """The training without the validation clips: after how many epochs they are scored best, and the scores.
+
+    Args:
+        plan: of the task.
+        parts: with few validation clips.
+        out: of the whole training; this one is in a folder below.
+        init: a trained folder whose weights it begins with.
+        resume: take what an earlier run found, or go on with it.
+        quiet: no progress bar.
+    """
+    folder, recipe = out / FIRST, plan.recipe
+    if resume and (folder / CHOSEN).is_file():
+        known: dict[str, Any] = json.loads((folder / CHOSEN).read_text(encoding="utf-8"))
+        if known["of"] == recipe.train.epochs:
+            return known
+    begun = resume and (folder / LAST).is_file()
+    task = plan.task(for_training=True)
+    begin(plan, task, folder, init, resume=begun)
+    caches = prepare(plan, task, parts.train, folder, starts=not begun and init is None)
+    history = epochs(task, parts, recipe, folder, caches=caches, resume=begun, quiet=quiet)
+    batch, precision = recipe.train.batch, devices.resolve(recipe.train.precision)
+    _, scores = evaluate(task, parts.val, batch=batch, precision=precision, window_s=recipe.task.window_s)
+    found = {
+        "of": recipe.train.epochs,
+        "clips": len(parts.val),
+        "epochs": best_epoch(history, task.best_by) or len(history),
+        "scores": scores,
+    }
+    text = json.dumps(found)
+    write_atomic(folder / CHOSEN, lambda part: part.write_text(text, encoding="utf-8"))
+    return found
+
+
+def all_clips(parts: Split) -> Split:
+    """The validation clips among those that are learnt from."""
+    return replace(parts, train=[*parts.train, *parts.val], val=[])
+
+
+def why_kept(
+    task: Any, recipe: Recipe, parts: Split, history: Sequence[dict[str, Any]], first: dict[str, Any]
+) -> str:  # fmt: skip
+    """Which epoch's weights are kept and why, in a line.
+
+    Args:
+        task: that was trained.
+        recipe: its settings.
+        parts: what it learnt from, and what chose.
+        history: the lines of metrics.jsonl.
+        first: what a first training without some of the clips said; empty if there was none.
+    """
+    done, best = len(history), best_epoch(history, task.best_by)
+    if first:
+        chose = f"as {first['clips']} held out before chose"
+        return f"epoch {done} of a training on all {len(parts.train):,} clips, {chose}"
+    if not best or recipe.train.keep == "last":
+        return f"the last epoch, {done}" + ("" if best else "; there were no clips to choose one by")
+    return f"epoch {best} of {done}, with the best {task.best_by} on {len(parts.val):,} validation clips"
+
+
+def foretell(plan: Plan, task: Any, parts: Split, *, quiet: bool) -> None:
+    """Say in one line on stderr about how long the training will take, by the time of a few clips."""
+    recipe = plan.recipe
+    clips = parts.train[:TRIED]
+    try:
+        list(_timed(task, clips, learns=False))  # the first batch also wakes everything up
+        hear, learn = (min(_timed(task, clips, learns=learns)) / len(clips) for learns in (False, plan.trains(task)))
+    except OssicleError:  # unreadable clips are the training's to tell
+        return
+    rounds = recipe.train.epochs * (1 + twice(recipe, parts)) if plan.trains(task) else 0
+    seconds = len(parts.train) * (hear + rounds * learn) + rounds * len(parts.val) * hear + len(parts.test) * hear
+    what = f"{recipe.adapter.spec} on {recipe.backbone.name}, {len(parts.train):,} clips"
+    if not quiet:
+        terminal.say(f"{what}: at most about {_spoken(seconds)}", error=True)
+
+
+def _timed(task: Any, clips: Sequence[Clip], *, learns: bool) -> list[float]:
+    """Seconds of two batches, heard only or learnt from."""
+    took = []
+    for _ in range(2):
+        began = time.perf_counter()
+        batch: Batch = task.collate(clips, None)
+        loss = task.loss(batch.to(devices.device()))
+        if learns and loss.requires_grad:
+            loss.backward()
+            for module in task.parts().values():
+                module.zero_grad()
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def _spoken(seconds: float) -> str:
+    """A time in whole seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
