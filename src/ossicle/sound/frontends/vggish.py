@@ -5,6 +5,9 @@ from ossicle.sound.frontends.kaldi import HOP, RATE_HZ, WINDOW
 from ossicle.sound.frontends.yamnet import PATCH, Magnitudes
 
 
+FLOOR = 1e-2
+
+
 class VggishMel(Magnitudes):
     """VGGish's log-mel: YAMNet's bands, as ln(x + 0.01), for whole examples of 96 frames without overlap.
 
@@ -12,7 +15,7 @@ class VggishMel(Magnitudes):
     `vggish_input.py`). A clip that does not fill one, 15,600 samples, goes on in silence until it does.
     """
 
-    floor = 1e-2
+    floor = FLOOR
 
     def frames(self, samples: int) -> int:
         """Frames that `samples` at 16 kHz give: those of whole examples.

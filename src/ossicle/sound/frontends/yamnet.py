@@ -19,6 +19,7 @@ from ossicle.sound.frontends.kaldi import FBANK_FFT, HOP, RATE_HZ, WINDOW, kaldi
 MELS = 64
 PATCH = 96
 STEP = 48
+FLOOR = 1e-3
 FIRST = (PATCH - 1) * HOP + WINDOW  # samples of one patch
 
 
@@ -67,7 +68,7 @@ class YamnetMel(Magnitudes):
     `research/audioset/yamnet/features.py`).
     """
 
-    floor = 1e-3
+    floor = FLOOR
 
     def frames(self, samples: int) -> int:
         """Frames that `samples` at 16 kHz give: those of whole patches.
