@@ -4,7 +4,6 @@ from ossicle.sound.frontends.framing import FRONTEND_VERSION, check_length
 from ossicle.sound.frontends.kaldi import HOP, RATE_HZ, WINDOW
 from ossicle.sound.frontends.yamnet import PATCH, Magnitudes
 
-
 FLOOR = 1e-2
 
 
