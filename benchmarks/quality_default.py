@@ -8,6 +8,7 @@ FSDD. Settings are the defaults; nothing is tuned on these numbers. A row is wri
 """
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -40,11 +41,10 @@ Job = dict[str, Any]
 def jobs(name: str, kind: str) -> Iterator[Job]:
     """Every row that is wanted of a data set: probes, or what is iterated."""
     if kind == "probes":
-        for few in FEW[name]:
-            for fold in FOLDS if name == "esc50" else ("",):
-                for seed in range(3 if few else 1):
-                    for encoder in ENCODERS:
-                        yield {"backbone": encoder, "adapter": "probe()", "clips": few, "fold": fold, "seed": seed}
+        for seed, few in itertools.product(range(3), FEW[name]):
+            for fold, encoder in itertools.product(FOLDS if name == "esc50" else ("",), ENCODERS):
+                if few or not seed:  # of all clips there is one draw
+                    yield {"backbone": encoder, "adapter": "probe()", "clips": few, "fold": fold, "seed": seed}
         return
     for few in LONG[name]:
         for encoder, adapter in ITERATED:

@@ -48,3 +48,17 @@ def test_what_ships_is_in_the_wheel(installed: Path) -> None:
     found = [Path(p) for p in python(installed, "-c", code).split()]
     assert found
     assert all(p.is_relative_to(installed) for p in found)
+
+
+def test_class_lists_and_the_stored_clip_are_in_the_wheel(installed: Path) -> None:
+    code = (
+        "from ossicle.backbones import tags; print(len(tags.names('audioset')), len(tags.names('yamnet')), tags.LISTS)"
+    )
+    audioset, yamnet, lists = python(installed, "-c", code).split()
+    assert (audioset, yamnet) == ("527", "521") and Path(lists).is_relative_to(installed)
+    for folder in ("classes", "check"):
+        own = {path.name for path in (ROOT / "src" / "ossicle" / "backbones" / folder).iterdir()}
+        shipped = {path.name for path in (installed / "ossicle" / "backbones" / folder).iterdir()}
+        assert own == shipped and "SOURCE.txt" in shipped
+    licences = (Path(lists) / "SOURCE.txt").read_text(encoding="utf-8")
+    assert "Copyright (c) 2022 Florian Schmid" in licences and "Apache License, Version 2.0" in licences

@@ -12,11 +12,15 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ossicle.backbones import freeze, patches, whisper
+from ossicle.backbones import efficientat, freeze, panns, patches, vggish, whisper, yamnet
+from ossicle.backbones.efficientat import MobileSizes
 from ossicle.backbones.encoder import Encoder
+from ossicle.backbones.panns import PannsSizes
 from ossicle.backbones.patches import PatchSizes
 from ossicle.backbones.text import LanguageModel
+from ossicle.backbones.vggish import VggishSizes
 from ossicle.backbones.whisper import WhisperSizes
+from ossicle.backbones.yamnet import YamnetSizes
 
 RATE_HZ = 16_000
 
@@ -27,11 +31,21 @@ DINOV2 = PatchSizes(
 )  # fmt: skip
 WHISPER = WhisperSizes(dim=24, depth=3, heads=3, mels=80, positions=60)
 
+MOBILE = MobileSizes(width=0.1, classes=527)
+PANNS = PannsSizes(wave=(4, 4, 6, 64), wavegram=3, maps=(3, 6, 8, 8, 8, 12), hidden=16)
+VGGISH = VggishSizes(maps=(4, 6, 8, 8, 10, 10), hidden=(20, 16), dim=12)
+YAMNET = YamnetSizes(widths=(8, *[16] * 12, 24))
+
 MAKERS = {
     "ast": lambda: patches.make("tiny-ast", AST),
     "dinov2": lambda: patches.make("tiny-dinov2", DINOV2),
+    "mobile": lambda: efficientat.make("tiny-mobile", MOBILE),
+    "panns": lambda: panns.make("tiny-panns", PANNS),
+    "vggish": lambda: vggish.make("tiny-vggish", VGGISH),
     "whisper": lambda: whisper.make("tiny-whisper", WHISPER),
+    "yamnet": lambda: yamnet.make("tiny-yamnet", YAMNET),
 }
+CONVOLUTIONAL = ("mobile", "panns", "vggish", "yamnet")
 
 
 def encoder(kind: str, seed: int = 0) -> Encoder:
@@ -40,7 +54,11 @@ def encoder(kind: str, seed: int = 0) -> Encoder:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
-            parameter.normal_(generator=generator).mul_(0.2)
+            parameter.normal_(generator=generator)
+            if kind in CONVOLUTIONAL:  # deep, narrow and without norms: it must not forget what it hears
+                parameter.mul_((2 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.02)
+            else:
+                parameter.mul_(0.2)
             if "norm" in name and name.endswith("weight"):
                 parameter.add_(1.0)
     made.digest = f"tiny-{kind}-{seed}"

@@ -118,7 +118,7 @@ def test_the_check_of_a_name_decides_about_another_digest(tmp_path, monkeypatch,
         weights.fetch("made")
     assert not (tmp_path / "home" / "weights" / "made").exists() and "marked" not in caplog.text
     weights.fetch("made")
-    assert seen == [["conv.weight"]] * 2 and "its scores agree" in caplog.text
+    assert seen == [["conv.weight"]] * 2 and "it hears the stored clip right" in caplog.text
     published(monkeypatch, site, body, hashlib.sha256(body).hexdigest())
     weights.adopt("made", tmp_path / "a.pt")
     assert len(seen) == 2  # a known digest needs no check

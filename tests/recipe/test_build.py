@@ -76,6 +76,37 @@ def test_what_was_saved_predicts_the_same(tmp_path, clips, spec, monkeypatch):
     assert str(tmp_path) not in "".join(p.read_text() for p in (tmp_path / "out").glob("*.[jtm][sod]*"))
 
 
+@pytest.mark.parametrize("spec", ["probe()", "full()"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("mn04", "mobile"), ("panns-wavegram-cnn14", "panns"), ("vggish", "vggish"), ("yamnet", "yamnet")],
+)
+def test_a_convolutional_encoder_that_was_saved_predicts_the_same(tmp_path, clips, monkeypatch, name, kind, spec):
+    monkeypatch.setattr(backbone, "frozen", lambda recipe: tiny.encoder(kind))
+    made, start = [], ClassifyPlan.start
+    monkeypatch.setattr(
+        ClassifyPlan, "start", lambda plan, task, *given: made.append(task) or start(plan, task, *given)
+    )
+    changes = ["task.augment.time_mask=8", "task.augment.roll=3"] if spec == "full()" else []
+    settings = [f"backbone.name={name}", f"adapter.spec={spec}", "data.val=['3']", "task.head=trained", *changes]
+    trained(tmp_path / "out", clips, *settings)
+    loaded = build.load(str(tmp_path / "out"))
+    with torch.no_grad():
+        one, two = (
+            task.logits(task.collate(clips[:3], None)) for task in (made[0], loaded.task)
+        )  # fmt: skip
+    assert torch.allclose(one, two, atol=1e-5)
+
+
+def test_tokens_of_a_convolutional_encoder_cannot_be_dropped(tmp_path, clips, monkeypatch):
+    """Told before weights are fetched or a clip is read, of a joined backbone too."""
+    monkeypatch.setattr(backbone, "frozen", lambda recipe: pytest.fail("weights were fetched"))
+    for name, bare in (("mn04", "mn04"), ("yamnet+whisper-tiny.en", "yamnet"), ("whisper-tiny.en+vggish", "vggish")):
+        changes = [f"backbone.name={name}", "adapter.spec=probe()", "task.head=trained"]
+        with pytest.raises(UsageError, match=rf"drop_tokens spares .* but {bare} is convolutional and has none;"):
+            trained(tmp_path / "out", clips, *changes, "task.augment.drop_tokens=0.3")
+
+
 def test_several_labels_a_clip(tmp_path, clips):
     both = [Clip(c.path, labels=("low", "high")) for c in clips[:2]]
     manifest = trained(tmp_path / "out", [*clips, *both], "task.multi_label=true", "data.hold_out=0.25")

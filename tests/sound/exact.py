@@ -71,9 +71,9 @@ def of(front: FrontEnd, wave: torch.Tensor, *, triangles: float = 0.0, plain_sum
     """
     known = front.settings()
     options = {key: known[key] for key in ("window", "mean", "std", "scale", "subtract_mean") if key in known}
-    make = {"kaldi": kaldi, "whisper": whisper, "magnitude": epic}[str(known["kind"])]
+    make = MATHS[str(known["kind"])]
     bands = partial(_bands, triangles=triangles, plain_sums=plain_sums)
-    made: Exact = make(wave.numpy().astype(np.float64), bands, **options)  # type: ignore[operator]
+    made = make(wave.numpy().astype(np.float64), bands, **options)
     frames = known.get("target_frames")
     if frames is None:
         return made
@@ -164,3 +164,66 @@ def epic(wave: Array, bands: Bands) -> Exact:
     weights = _triangles(np.arange(1025) * (24_000 / 2048), edges)
     sums, wrong = bands(heard, heard, 2048, weights, 1)
     return _logs(sums + 1e-6, wrong, np.log, 1e-6)
+
+
+def efficientat(wave: Array, bands: Bands) -> Exact:
+    """EfficientAT's 128 bands, (ln(energy + 1e-5) + 4.5) / 5."""
+    heard, given = (
+        _frames(np.pad(part, 400, mode="reflect"), 800, 320) * _hann(800, 799)
+        for part in (wave[1:] - 0.97 * wave[:-1], wave[1:])
+    )
+    weights = _triangles(_mels(np.arange(513) * (32_000 / 1024)), np.linspace(0, _mels(15_000), 130))
+    weights[512] = 0
+    sums, wrong = bands(heard, given, 1024, weights, 2)
+    return _normed(_logs(sums + 1e-5, wrong, np.log, 1e-5), -4.5, 2.5)
+
+
+def yamnet(wave: Array, bands: Bands) -> Exact:
+    """YAMNet's 64 bands of magnitudes, ln(value + 0.001), in whole patches."""
+    more = -(-max(0, len(wave) - 15_600) // 7_680)
+    return _magnitudes(np.pad(wave, (0, 15_600 + 7_680 * more - len(wave))), bands, 1e-3)
+
+
+def vggish(wave: Array, bands: Bands) -> Exact:
+    """The same bands, ln(value + 0.01), in whole examples."""
+    examples = max(1, (1 + (len(wave) - 400) // 160) // 96)
+    needed = (96 * examples - 1) * 160 + 400
+    return _magnitudes(np.pad(wave, (0, max(0, needed - len(wave))))[:needed], bands, 1e-2)
+
+
+def _magnitudes(wave: Array, bands: Bands, floor: float) -> Exact:
+    heard = _frames(wave, 400, 160) * _hann(400, 400)
+    weights = _triangles(_mels(np.arange(257) * (16_000 / 512)), np.linspace(_mels(125), _mels(7_500), 66))
+    sums, wrong = bands(heard, heard, 512, weights, 1)
+    return _logs(sums + floor, wrong, np.log, floor)
+
+
+def _mels(hz: Array | float) -> Array:
+    made: Array = 1127 * np.log(1 + np.asarray(hz) / 700)
+    return made
+
+
+def panns(wave: Array, bands: Bands) -> Exact:
+    """PANNs' 64 bands in dB of at least 1e-10; and the samples themselves, which may not move at all."""
+    hops = 2 * max(16, -(-len(wave) // 640))
+    wave = np.pad(wave, (0, hops * 320 - len(wave)))
+    heard = _frames(np.pad(wave, 512, mode="reflect"), 1024, 320) * _hann(1024, 1024)
+    low, high = 50 * 3 / 200, 15 + 27 * np.log(14) / np.log(6.4)
+    mels = np.linspace(low, high, 66)
+    hz = np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))
+    weights = _triangles(np.arange(513) * (32_000 / 1024), hz) * 2 / (hz[2:] - hz[:-2])
+    logs = _logs(*bands(heard, heard, 1024, weights, 2), np.log10, 1e-10)
+    samples = np.pad(wave.reshape(hops, 320), ((0, 1), (0, 0)))
+    least = np.full_like(samples, np.finfo(np.float64).tiny)
+    return Exact(np.hstack([10 * logs.values, samples]), np.hstack([10 * logs.allowed, least]))
+
+
+MATHS: dict[str, Callable[..., Exact]] = {
+    "kaldi": kaldi,
+    "whisper": whisper,
+    "magnitude": epic,
+    "efficientat": efficientat,
+    "yamnet": yamnet,
+    "vggish": vggish,
+    "panns": panns,
+}

@@ -10,6 +10,8 @@ from pathlib import Path
 import kaldi_native_fbank
 import numpy as np
 import pytest
+import soundfile
+import soxr
 import torch
 from safetensors.torch import load_file
 from tests.sound import exact
@@ -18,7 +20,7 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 
 from ossicle.errors import AudioError, UsageError
 from ossicle.sound.audio import load
-from ossicle.sound.frontends import FRONTENDS, NORMS, KaldiFbank, MagnitudeMel, WhisperLogMel
+from ossicle.sound.frontends import FRONTENDS, NORMS, KaldiFbank, MagnitudeMel, WhisperLogMel, panns
 
 pytestmark = pytest.mark.numerics
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -100,7 +102,13 @@ PEERS = {
 }
 IN_FLOAT32 = ("kaldi hanning", "kaldi povey", "whisper")  # the other peers compute in float64
 FEW = 4.0
-SHORT = {"epic": (239, r"239 samples \(0\.0100 s at 24 kHz.*0\.01 s")}
+# the fewest samples, and how a clip with one less is told of
+SIXTEEN = (400, r"399 samples \(0\.0249 s at 16 kHz.*0\.025 s")
+LEAST = {
+    "efficientat": (800, r"799 samples \(0\.0250 s at 32 kHz.*0\.025 s"),
+    "epic": (240, r"239 samples \(0\.0100 s at 24 kHz.*0\.01 s"),
+    "panns": (1024, r"1023 samples \(0\.0320 s at 32 kHz.*0\.032 s"),
+}
 
 
 @pytest.mark.parametrize("clip", CLIPS)
@@ -146,6 +154,68 @@ def test_beats_equals_the_stored_features():
     assert worst < 1e-3  # as the goldens ask
 
 
+def stored(name: str) -> dict[str, torch.Tensor]:
+    return load_file(needed(SHARED / "goldens" / f"{name}.safetensors"))
+
+
+@pytest.mark.parametrize("sound", ["long", "short", "noise"])
+def test_yamnet_equals_the_stored_features(sound):
+    """Short ones end in silence, long ones in what fills the last patch."""
+    golden = stored("yamnet")
+    wave = golden[f"front/{sound}/in/wav_i16"].float() / 32768
+    features, frames = FRONTENDS["yamnet"]()(wave[None])
+    assert features[0].shape == golden[f"front/{sound}/out/log_mel"].shape and int(frames) == features.shape[1]
+    assert (features[0] - golden[f"front/{sound}/out/log_mel"]).abs().max() < 1e-3  # as the goldens ask
+    if sound == "long":
+        assert (features[0, -96:] - golden["front/long/out/patch_last"]).abs().max() < 1e-3
+        assert (len(features[0]) - 96) // 48 + 1 == int(golden["front/long/out/n_patches"])
+    if sound == "noise":  # what the quantised model computes for itself
+        assert (features[0] - golden["front/noise/out/tflite_log_mel"]).abs().mean() < 0.01
+
+
+def test_vggish_equals_the_stored_examples():
+    golden = stored("vggish")
+    wave = golden["front/in/wav_i16"].float() / 32768
+    features, frames = FRONTENDS["vggish"]()(wave[None])
+    examples = features[0].unflatten(0, (-1, 96))
+    assert (examples - golden["front/out/examples"][:, 0]).abs().max() < 1e-3  # as the goldens ask
+    assert int(frames) == 192
+    assert torch.equal(FRONTENDS["vggish"]()(wave[None, :31_199])[0], features)  # the rest is dropped
+
+
+@pytest.mark.parametrize(("samples", "examples"), [(400, 1), (15_600, 1), (30_959, 1), (30_960, 2), (160_000, 10)])
+def test_vggish_hears_whole_examples(samples, examples):
+    assert FRONTENDS["vggish"]().frames(samples) == 96 * examples
+
+
+def test_panns_equals_the_stored_features_and_keeps_the_samples():
+    golden = stored("panns_wavegram_logmel")
+    wave = golden["in/wav_i16"].float() / 32768
+    features, _ = FRONTENDS["panns"]()(wave[None])
+    assert (features[0, :, :64] - golden["net/out/logmel_extractor"][0, 0]).abs().max() < 1e-2  # as the goldens ask
+    assert torch.equal(features[0, :-1, 64:].flatten(), wave)
+    filters, window = panns.panns_filters(), panns.panns_window()
+    assert list(filters.shape) == golden["const/out/melW_shape"].tolist()
+    for got, name in ((filters.sum(0), "melW_band_sums"), (filters.sum(1), "melW_bin_sums")):
+        torch.testing.assert_close(got, golden[f"const/out/{name}"], rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(window.float(), golden["const/out/conv_real_row0"], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(1024, 33), (10_240, 33), (10_241, 35), (320_000, 1001)])
+def test_panns_clips_go_on_to_whole_pairs_of_frames(samples, frames):
+    assert FRONTENDS["panns"]().frames(samples) == frames
+
+
+def test_efficientat_equals_the_stored_features():
+    """From the decoder's own samples: `audio.load` cuts what lies outside of [-1, 1]."""
+    golden, folder = stored("efficientat_mn04"), SHARED / "data" / "esc50" / "audio"
+    for number, name in enumerate(("1-100032-A-0.opus", "1-26143-A-21.opus")):
+        samples, rate = soundfile.read(needed(folder / name), dtype="float32")
+        wave = torch.from_numpy(soxr.resample(samples, rate, 32_000, quality="HQ"))
+        features, _ = FRONTENDS["efficientat"]()(wave[None])
+        assert (features[0].T - golden[f"front/{number}/out/mel"]).abs().max() < 1e-3  # as the goldens ask
+
+
 def test_mean_subtraction_keeps_a_quiet_sound_on_a_large_offset():
     """Each frame's own mean is removed anyway, but only after the samples lost bits to the offset."""
     wave = 0.9 + 1e-5 * torch.randn(16_000, generator=torch.Generator().manual_seed(0))
@@ -159,7 +229,8 @@ class TestEveryFrontEnd:
     def test_neighbours_never_change_a_row(self, name):
         front = FRONTENDS[name]()
         waves = torch.randn(5, 20_000, generator=torch.Generator().manual_seed(1)) * 0.1
-        lengths = torch.tensor([20_000, 401, 16_000, 400, 20_000])
+        least = LEAST.get(name, SIXTEEN)[0]
+        lengths = torch.tensor([20_000, least + 1, 16_000, least, 20_000])
         together, frames = front(waves, lengths)
         for row, length in enumerate(lengths.tolist()):
             alone, own = front(waves[row : row + 1, :length])
@@ -194,9 +265,10 @@ class TestEveryFrontEnd:
         assert exact.of(FRONTENDS[name](), wave).share(reduced) < 1
 
     def test_a_clip_shorter_than_a_window_is_told_in_seconds(self, name):
-        one, told = SHORT.get(name, (399, r"399 samples \(0\.0249 s at 16 kHz.*0\.025 s"))
+        least, told = LEAST.get(name, SIXTEEN)
+        assert FRONTENDS[name]().fewest == least
         with pytest.raises(AudioError, match=told):
-            FRONTENDS[name]()(torch.zeros(1, one))
+            FRONTENDS[name]()(torch.zeros(1, least - 1))
 
     def test_silence_is_finite(self, name):
         assert FRONTENDS[name]()(torch.zeros(1, 16_000))[0].isfinite().all()

@@ -74,7 +74,7 @@ def _check_blocks(encoder: Encoder, adapter: Adapter) -> None:
     """Most adapters sit in transformer blocks, which a convolutional tagger does not have."""
     if not encoder.depth and not all(isinstance(part, Full | Probe) for part in adapter.parts):
         raise AdapterError(
-            f"'{adapter.text}' sits in transformer blocks, but {encoder.name} is a convolutional tagger and has none; "
+            f"'{adapter.text}' sits in transformer blocks, but {encoder.name} is convolutional and has none; "
             "use probe() or full(), or join it with a transformer, as in mn04+whisper-tiny.en"
         )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ossicle.backbones import ast_vit, beats, efficientat, vit, weights, whisper, yamnet
+from ossicle.backbones import ast_vit, beats, efficientat, panns, vggish, vit, weights, whisper, yamnet
 from ossicle.backbones.encoder import Encoder, Spec
 from ossicle.backbones.joined import Encoders, Joined
 from ossicle.errors import UnknownNameError, UsageError, WeightsError
@@ -23,6 +23,8 @@ BACKBONES: dict[str, Spec] = {
     "whisper-base.en": whisper.BASE_EN,
     "whisper-base": whisper.BASE,
     **efficientat.MOBILE,
+    "panns-wavegram-cnn14": panns.WAVEGRAM_CNN14,
+    "vggish": vggish.VGGISH,
     "yamnet": yamnet.YAMNET,
 }
 
@@ -112,10 +114,12 @@ def from_checkpoint(name: str, path: Path) -> Encoder:
     state = {key: value.float() for key, value in state.items()}
     try:
         sizes = chosen.infer(state, chosen.sizes)
-    except (KeyError, IndexError, ValueError) as err:
+        with torch.device("meta"):
+            encoder = chosen.make(name, sizes)
+    except KeyError as err:
         raise WeightsError(f"{path.name} does not hold weights of {name}: missing {err}") from err
-    with torch.device("meta"):
-        encoder = chosen.make(name, sizes)
+    except (IndexError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as err:
+        raise WeightsError(f"{path.name} does not hold weights of {name}: no size can be read ({err})") from err
     expected = dict(encoder.named_parameters())
     missing, unknown = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
     wrong = [k for k in expected if k in state and expected[k].shape != state[k].shape]

@@ -7,13 +7,13 @@ Squeeze-and-excitation looks at a clip as a whole: rows of unequal length run in
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ossicle.backbones import keys
 from ossicle.backbones.encoder import Encoder, Spec
 from ossicle.backbones.layers import Socket
+from ossicle.backbones.maps import by_length
 from ossicle.backbones.tags import Tags
 from ossicle.contracts import TokenGrid
 from ossicle.sound.frontends import FRONTENDS
@@ -130,34 +130,19 @@ class MobileStem(nn.Module):
 
     def forward(self, features: Tensor, frames: Tensor | None) -> tuple[Tensor, TokenGrid, Tensor | None]:
         """(batch, frames, mels) to tokens; see `encoder.Stem`. Rows of one length run together."""
-        if frames is None:
-            made = self._map(features)
-            return made.flatten(1, 2), self.grid(made.shape[1] * made.shape[2], features.shape[2]), None
-        own = frames.tolist()
-        groups = {n: [i for i, other in enumerate(own) if other == n] for n in sorted(set(own))}
-        maps = {n: self._map(features[rows, :n]) for n, rows in groups.items()}
-        longest = max(made.shape[1] for made in maps.values())
-        grid = self.grid(longest * self._rows(features.shape[2]), features.shape[2])
-        if len(groups) == 1:
-            return next(iter(maps.values())).flatten(1, 2), grid, None
-        padded = [F.pad(made, (0, 0, 0, 0, 0, longest - made.shape[1])) for made in maps.values()]
-        order = torch.tensor([i for rows in groups.values() for i in rows], device=features.device).argsort()
-        real = torch.tensor([maps[n].shape[1] for n in own], device=features.device)
-        mask = (torch.arange(longest, device=features.device) < real[:, None]).repeat_interleave(grid.freq, dim=1)
-        return torch.cat(padded)[order].flatten(1, 2), grid, mask
+        found, real = by_length(features, frames, self._map)  # (batch, time, freq, dim)
+        grid = TokenGrid(freq=found.shape[2], time=found.shape[1], order="time")
+        return found.flatten(1, 2), grid, None if real is None else real.repeat_interleave(grid.freq, dim=1)
 
     def grid(self, tokens: int, mels: int) -> TokenGrid:
         """The grid of a row of this many tokens."""
-        rows = self._rows(mels)
+        rows = -(-mels // 32)
         return TokenGrid(freq=rows, time=tokens // rows, order="time")
 
     def _map(self, features: Tensor) -> Tensor:
         """(batch, frames, mels) of one length to (batch, time, freq, dim)."""
         x: Tensor = self.features(features.transpose(1, 2)[:, None])
         return x.permute(0, 3, 2, 1)
-
-    def _rows(self, mels: int) -> int:
-        return -(-mels // 32)
 
 
 def make(name: str, sizes: MobileSizes) -> Encoder:

@@ -24,7 +24,7 @@ class Stem(Protocol):
 
 
 class Encoder(nn.Module):
-    """A transformer over sound; or, without blocks, a convolutional tagger, whose last map is its tokens.
+    """A transformer over sound; or, without blocks, a convolutional network whose last map is its tokens.
 
     Args:
         name: the backbone's name in the table.
@@ -144,7 +144,12 @@ class Encoder(nn.Module):
         """Stem, blocks and norm on (batch, frames, mels); arguments as in `forward`.
 
         With `drop` above 0 that share of the grid tokens is dropped after the stem, drawn from `generator`.
+
+        Raises:
+            UsageError: for `drop` without blocks, where nothing would be spared by it.
         """
+        if drop > 0 and not self.depth:
+            raise UsageError(no_drop(self.name))
         x, grid, valid = self.stem(features, frames)
         kept = None
         if drop > 0 and generator is not None:
@@ -248,6 +253,14 @@ def _join(parts: Sequence[Encoded], order: Tensor) -> Encoded:
     for layer in parts[0].hidden:
         out.hidden[layer], out.masks[layer] = stack([(p.hidden[layer], p.masks[layer]) for p in parts])
     return out
+
+
+def no_drop(name: str) -> str:
+    """Why tokens cannot be dropped."""
+    return (
+        f"task.augment.drop_tokens spares the blocks of a transformer, but {name} is convolutional and has none; "
+        "set it to 0 (time_mask and freq_mask hide parts of a sound from it)"
+    )
 
 
 @dataclass(frozen=True)

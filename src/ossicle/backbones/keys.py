@@ -81,18 +81,34 @@ def _sample(state: dict[str, Tensor]) -> str:
     return ", ".join(list(state)[:3]) + (" ..." if len(state) > 3 else "")
 
 
-def fold_norms(state: dict[str, Tensor], eps: float) -> dict[str, Tensor]:
-    """Convolutions `X.0.weight` with the batch norms `X.1` behind them as one: `X.0.weight` and `X.0.bias`."""
+def fold_norms(
+    state: dict[str, Tensor], eps: float, *, norm: str = r"^(.+)\.1$", conv: str = r"\1.0"
+) -> dict[str, Tensor]:
+    """Convolutions with the batch norms behind them as one, with a bias.
+
+    Args:
+        state: tensors by name.
+        eps: of the norms.
+        norm: what the name of a norm looks like.
+        conv: the name of the convolution in front of it.
+
+    Raises:
+        WeightsError: naming what is missing of a norm, or has another shape than its convolution.
+    """
     folded = {key: value for key, value in state.items() if not key.endswith(".num_batches_tracked")}
-    for mean_key in [key for key in folded if key.endswith(".1.running_mean")]:
-        front = mean_key.removesuffix(".1.running_mean")
-        names = [f"{front}.0.weight", *(f"{front}.1.{n}" for n in ("weight", "bias", "running_mean", "running_var"))]
-        if any(name not in folded for name in names):
-            raise WeightsError(
-                f"a batch norm is not whole: {', '.join(n for n in names if n not in folded)} is missing"
-            )
-        weight, gain, shift, mean, var = (folded.pop(name).double() for name in names)
+    fronts = {key.rpartition(".")[0] for key in folded if key.endswith((".running_mean", ".running_var"))}
+    for front in sorted(front for front in fronts if re.match(norm, front)):
+        target = re.sub(norm, conv, front)
+        names = [f"{target}.weight", *(f"{front}.{n}" for n in ("weight", "bias", "running_mean", "running_var"))]
+        absent = [name for name in names if name not in folded]
+        if absent:
+            raise WeightsError(f"a batch norm is not whole: missing {absent}; give the file as it was saved")
+        weight, *rest = (folded.pop(name).double() for name in names)
+        wrong = [f"{n} {tuple(t.shape)}" for n, t in zip(names[1:], rest, strict=True) if t.shape != weight.shape[:1]]
+        if weight.ndim < 2 or wrong:
+            raise WeightsError(f"wrong shape {wrong}: {target}.weight is {tuple(weight.shape)}; give another file")
+        gain, shift, mean, var = rest
         gain = gain / (var + eps).sqrt()
-        folded[f"{front}.0.weight"] = (weight * gain.view(-1, *[1] * (weight.ndim - 1))).float()
-        folded[f"{front}.0.bias"] = (shift - mean * gain).float()
+        folded[f"{target}.weight"] = (weight * gain.view(-1, *[1] * (weight.ndim - 1))).float()
+        folded[f"{target}.bias"] = (shift - mean * gain).float()
     return folded

@@ -4,6 +4,7 @@ import csv
 from functools import cache
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 LISTS = Path(__file__).parent / "classes"
@@ -14,23 +15,27 @@ class Tags(nn.Module):
 
     Args:
         classes: name of the list in `classes/`: "audioset" or "yamnet".
-        head: (…, dim) to (…, classes) logits.
+        head: (…, dim) to (…, classes) logits. Where it has another number of classes than the list, as in a file that
+            was fine-tuned for something else, their names are not known: they are "class 0", "class 1" and so on.
         pooled: one row for a whole clip, from the mean of its tokens; otherwise one a token.
+        peaks: the largest value of each channel is added to the mean.
     """
 
-    def __init__(self, classes: str, head: nn.Module, *, pooled: bool) -> None:
+    def __init__(self, classes: str, head: nn.Module, *, pooled: bool, peaks: bool = False) -> None:
         super().__init__()
-        self.labels = names(classes)
+        count = [part.out_features for part in head.modules() if isinstance(part, nn.Linear)][-1]
+        listed = names(classes)
+        self.labels = listed if len(listed) == count else tuple(f"class {n}" for n in range(count))
         self.head = head
-        self.pooled = pooled
+        self.pooled, self.peaks = pooled, peaks
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, tokens, dim), and where they are real, to (batch, rows, classes) probabilities of each class."""
-        if self.pooled and mask is None:
-            tokens = tokens.mean(dim=1, keepdim=True)
-        elif self.pooled and mask is not None:
-            weight = mask.to(tokens.dtype)[..., None]
-            tokens = (tokens * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
+        if self.pooled:
+            real = torch.ones_like(tokens[..., :1]) if mask is None else mask.to(tokens.dtype)[..., None]
+            mean = (tokens * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True)
+            peak = tokens.masked_fill(real == 0, -torch.inf).amax(dim=1, keepdim=True)
+            tokens = mean + peak if self.peaks else mean
         logits: Tensor = self.head(tokens)
         return logits.float().sigmoid()
 

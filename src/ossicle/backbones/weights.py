@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
-from ossicle.backbones import origins
+from ossicle.backbones import checks, origins
 from ossicle.backbones.checkpoints import read_checkpoint, weight_files
+from ossicle.backbones.checks import CHECKS
 from ossicle.backbones.sources import SOURCES, Source, Wheel
 from ossicle.errors import UnknownNameError, WeightsError
 
@@ -31,10 +32,6 @@ __all__ = [
 Origin = Literal["auto", "path", "hub", "url", "wheel"]
 ORIGINS = ("auto", "path", "hub", "url", "wheel")
 log = logging.getLogger(__name__)
-
-# What weights of no known digest must pass beside strict loading, by name: called with the folder of the new weights
-# before they enter the cache; raises WeightsError where, say, their scores on a sound are not those of the release.
-CHECKS: dict[str, Callable[[Path], None]] = {}
 
 
 def home() -> Path:
@@ -224,7 +221,7 @@ class _Filling:
 
 
 def _vet(name: str, folder: Path, told: dict[str, Any]) -> None:
-    """Look at weights whose digest nobody knows, before they enter the cache: every tensor fits, and the scores agree.
+    """Look at weights whose digest nobody knows, before they enter the cache: every tensor fits, and it hears right.
 
     Raises:
         WeightsError: they are of another model, or fail their check in `CHECKS`.
@@ -232,17 +229,19 @@ def _vet(name: str, folder: Path, told: dict[str, Any]) -> None:
     from ossicle import backbones  # builds encoders from what is fetched here
 
     fits = [known.name for known in backbones.BACKBONES.values() if known.weights == name]
+    encoder = None
     try:
         for backbone in fits:
             encoder = backbones.from_checkpoint(backbone, folder)
             if told["source"] != "hub":
                 _same_sizes(name, encoder, backbones.skeleton(backbone))
-        if name in CHECKS:
-            CHECKS[name](folder)
+        check = checks.of(name, encoder)
+        if check is not None:
+            check(folder)
     except WeightsError as error:
         raise WeightsError(f"{told['origin']}: {str(error).removeprefix(f'{folder.name} ')}") from None
     if told["source"] in ("url", "file"):
-        passed = ["every tensor fits"] * bool(fits) + ["its scores agree"] * (name in CHECKS)
+        passed = ["every tensor fits"] * bool(fits) + ["it hears the stored clip right"] * (check is not None)
         why = f" ({' and '.join(passed)})" if passed else ""
         for file, came in told["files"].items():
             known = SOURCES[name].file.known if SOURCES[name].file else ""  # type: ignore[union-attr]

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ossicle import adapters
+from ossicle import adapters, backbones
 from ossicle.adapters import store
 from ossicle.adapters.full import Probe
+from ossicle.backbones.encoder import no_drop
 from ossicle.backbones.layers import Standardize
 from ossicle.contracts import Clip, Prediction
 from ossicle.data.table import normal
@@ -55,9 +56,10 @@ class ClassifyPlan:
         """The classes of the training clips.
 
         Raises:
-            UsageError: for settings that a fitted head cannot have.
+            UsageError: for settings that a fitted head or the backbone cannot have.
         """
         _check_head(recipe)
+        _check_drop(recipe)
         labels = labels_of(parts, recipe)
         return cls(recipe, labels, class_weights(recipe.classify, parts.train, labels))
 
@@ -225,6 +227,14 @@ def _check_head(recipe: Recipe) -> None:
         given = [k for k in ("augment", "dropout", "label_smoothing") if getattr(task, k) not in (0.0, Augment())]
         if given:
             raise UsageError(f"task.{given[0]} does nothing where the head is fitted; set task.head=trained with it")
+
+
+def _check_drop(recipe: Recipe) -> None:
+    """Tokens can only be dropped in front of blocks."""
+    names = backbones.names_of(recipe.backbone.name) if recipe.classify.augment.drop_tokens else []
+    bare = [name for name in names if not backbones.skeleton(name).depth]
+    if bare:
+        raise UsageError(no_drop(bare[0]))
 
 
 def _token_store(task: Classifier, ear: Ear) -> TokenStore:

@@ -20,6 +20,7 @@ STRENGTHS = (1.0, 5.0, 25.0, 125.0)
 SHARES = (0.0, 0.35, 0.7, 1.0, 1.4)
 USUAL_STRENGTH = 5.0
 FOLDS = 5
+MANY, FOLDS_OF_MANY = 500, 3  # from so many clips on, fewer folds tell settings apart as well
 # Cross-validation looks at no more clips than these; the last fit takes all.
 SEEN = 2000
 ITERATIONS = 1000
@@ -190,9 +191,8 @@ def _folds(targets: Array, groups: Array, several: bool, seed: int) -> list[tupl
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
     per_class = [len(set(groups[column > 0])) for column in targets.T]
-    count = min(FOLDS, len(set(groups)), *(n for n in per_class if n))
-    if several:
-        count = min(FOLDS, len(set(groups)))
+    most = min(FOLDS_OF_MANY if len(targets) >= MANY else FOLDS, len(set(groups)))
+    count = most if several else min(most, *(n for n in per_class if n))
     if count < 2:
         return []
     with warnings.catch_warnings():

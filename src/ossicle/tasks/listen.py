@@ -67,8 +67,9 @@ class SoundAugment:
             waves = augment.gain(waves, generator, low_db=-self.gain_db, high_db=self.gain_db)
         return waves
 
-    def features(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        """Warp, mask, noise and roll (batch, frames, mels)."""
+    def features(self, features: Tensor, generator: torch.Generator, bands: int | None = None) -> Tensor:
+        """Warp, mask, noise and roll (batch, frames, mels); of samples after the first `bands` columns only roll."""
+        features, samples = features[..., :bands], features[..., bands or features.shape[-1] :]
         if self.time_warp:
             features = augment.time_warp(features, generator, most=self.time_warp)
         if self.time_mask or self.freq_mask:
@@ -79,6 +80,7 @@ class SoundAugment:
             )  # fmt: skip
         if self.noise:
             features = augment.noise(features, generator, height=self.noise)
+        features = torch.cat([features, samples], dim=-1)
         if self.roll:
             features = augment.shift(features, generator, max_seconds=self.roll, rate_hz=1)
         return features
@@ -165,7 +167,7 @@ class Ear:
         if batch.seed is None:
             return self.encoder.encode(frames, lengths, layers=self.layers)
         generator = torch.Generator().manual_seed(batch.seed)
-        frames = changes.features(frames, generator)
+        frames = changes.features(frames, generator, self.encoder.frontend.bands)  # type: ignore[arg-type]
         return self.encoder.encode(frames, lengths, layers=self.layers, drop=drop, generator=generator)
 
     def vector(self, batch: Batch, changes: SoundAugment, drop: float = 0.0) -> Tensor:

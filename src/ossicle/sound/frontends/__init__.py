@@ -11,10 +11,12 @@ from functools import partial
 from ossicle.sound.frontends.efficientat import EfficientAtMel
 from ossicle.sound.frontends.kaldi import BEATS_NORM, NORMS, KaldiFbank
 from ossicle.sound.frontends.magnitude import MagnitudeMel
+from ossicle.sound.frontends.panns import PannsMel
+from ossicle.sound.frontends.vggish import VggishMel
 from ossicle.sound.frontends.whisper import WhisperLogMel
 from ossicle.sound.frontends.yamnet import YamnetMel
 
-FrontEnd = EfficientAtMel | KaldiFbank | MagnitudeMel | WhisperLogMel | YamnetMel
+FrontEnd = EfficientAtMel | KaldiFbank | MagnitudeMel | PannsMel | VggishMel | WhisperLogMel | YamnetMel
 
 FRONTENDS: dict[str, Callable[..., FrontEnd]] = {
     "ast": partial(KaldiFbank, subtract_mean=True),
@@ -22,10 +24,13 @@ FRONTENDS: dict[str, Callable[..., FrontEnd]] = {
     "beats": partial(KaldiFbank, window="povey", scale=2.0**15, mean=BEATS_NORM[0], std=BEATS_NORM[1]),
     "efficientat": EfficientAtMel,
     "epic": MagnitudeMel,
+    "panns": PannsMel,
+    "vggish": VggishMel,
     "whisper": WhisperLogMel,
     "yamnet": YamnetMel,
 }
 
 __all__ = [
-    "FRONTENDS", "NORMS", "EfficientAtMel", "FrontEnd", "KaldiFbank", "MagnitudeMel", "WhisperLogMel", "YamnetMel",
+    "FRONTENDS", "NORMS", "EfficientAtMel", "FrontEnd", "KaldiFbank", "MagnitudeMel", "PannsMel", "VggishMel",
+    "WhisperLogMel", "YamnetMel",
 ]  # fmt: skip

@@ -25,10 +25,12 @@ class LogMel(nn.Module, ABC):
     """A front end: waveforms to log-mel frames.
 
     It says its `rate_hz`, `hop_s`, `mels`, and `fewest`, the samples of one window: what is shorter is no sound to it.
+    `bands` is None, or how many columns of a frame are log-mel where samples come after them.
     """
 
     mels: int
     fewest: int
+    bands: int | None = None
 
     @abstractmethod
     def frames(self, samples: int) -> int:

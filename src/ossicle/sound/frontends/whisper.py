@@ -74,11 +74,14 @@ class WhisperLogMel(LogMel):
         return self._constants[device, dtype]
 
 
-def slaney_filters(mels: int) -> Tensor:
-    """Slaney's triangles of unit area, straight in Hz, from 0 to 8 kHz: (201, mels) float64 (librosa's default)."""
-    bins = torch.arange(WINDOW // 2 + 1, dtype=torch.float64, device="cpu") * (RATE_HZ / WINDOW)
+def slaney_filters(
+    mels: int, *, fft: int = WINDOW, rate_hz: int = RATE_HZ, low_hz: float = 0.0, high_hz: float = RATE_HZ / 2
+) -> Tensor:
+    """Slaney's triangles of unit area, straight in Hz: (fft / 2 + 1, mels) float64 (librosa's default)."""
+    bins = torch.arange(fft // 2 + 1, dtype=torch.float64, device="cpu") * (rate_hz / fft)
     step = torch.log(torch.tensor(6.4, dtype=torch.float64, device="cpu")) / 27.0
-    top = 15.0 + torch.log(torch.tensor(RATE_HZ / 2 / 1000.0, dtype=torch.float64, device="cpu")) / step
-    mel = torch.linspace(0.0, float(top), mels + 2, dtype=torch.float64, device="cpu")
+    ends = torch.tensor([low_hz, high_hz], dtype=torch.float64, device="cpu")
+    low, high = torch.where(ends < 1000.0, ends * 3.0 / 200.0, 15.0 + torch.log(ends / 1000.0) / step).tolist()
+    mel = torch.linspace(low, high, mels + 2, dtype=torch.float64, device="cpu")
     edges = torch.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * torch.exp((mel - 15.0) * step))
     return triangles(bins, edges) * (2.0 / (edges[2:] - edges[:-2]))

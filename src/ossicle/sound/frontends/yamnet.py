@@ -1,4 +1,4 @@
-"""The log-mel that YAMNet hears with."""
+"""The log-mel that YAMNet hears with, and VGGish but for a number."""
 
 import torch
 from torch import Tensor
@@ -23,12 +23,13 @@ FLOOR = 1e-3
 FIRST = (PATCH - 1) * HOP + WINDOW  # samples of one patch
 
 
-class YamnetMel(LogMel):
-    """YAMNet's log-mel: 16 kHz, 25 ms Hann windows every 10 ms, 64 bands of magnitudes 125 to 7,500 Hz, ln(x + 0.001).
+class Magnitudes(LogMel):
+    """16 kHz, 25 ms Hann windows every 10 ms, 64 mel bands of magnitudes 125 to 7,500 Hz, ln(x + `floor`).
 
-    A clip goes on in silence until it fills whole patches: 15,600 samples, then 7,680 more for each (tensorflow/models,
-    `research/audioset/yamnet/features.py`).
+    A clip is cut, or goes on in silence, to the frames that `frames` says.
     """
+
+    floor: float
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,6 +38,37 @@ class YamnetMel(LogMel):
         self.fewest = WINDOW
         self.mels = MELS
         self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Band]]] = {}
+
+    def _clips(self, waves: Tensor) -> Tensor:
+        """(batch, samples) of one length to (batch, frames, mels)."""
+        window, bands = self._constant(waves.device)
+        count = self.frames(waves.shape[-1])
+        waves = F.pad(waves, (0, (count - 1) * HOP + WINDOW - waves.shape[-1]))
+        frames = waves.unfold(-1, WINDOW, HOP)  # (batch, frames, window)
+        out = waves.new_empty(len(waves), count, MELS)
+        for first in range(0, count, BLOCK_FRAMES):
+            last = min(first + BLOCK_FRAMES, count)
+            write_mels(frames[:, first:last] * window, bands, out[:, first:last], fft=FBANK_FFT, magnitude=True)
+        return out.add_(self.floor).log_()
+
+    def _constant(self, device: torch.device) -> tuple[Tensor, list[Band]]:
+        """Window (window,) and mel bands, on a device."""
+        dtype = mel_dtype(device)
+        if (device, dtype) not in self._constants:
+            window = torch.hann_window(WINDOW, dtype=torch.float64, device="cpu").to(device, torch.float32)
+            filters = kaldi_filters(MELS, low_hz=125.0, high_hz=7_500.0)
+            self._constants[device, dtype] = (window, bands_of(filters, device, dtype))
+        return self._constants[device, dtype]
+
+
+class YamnetMel(Magnitudes):
+    """YAMNet's log-mel: 16 kHz, 64 bands of magnitudes, ln(x + 0.001), in patches of 96 frames, a new one every 48.
+
+    A clip goes on in silence until it fills whole patches: 15,600 samples, then 7,680 more for each (tensorflow/models,
+    `research/audioset/yamnet/features.py`).
+    """
+
+    floor = FLOOR
 
     def frames(self, samples: int) -> int:
         """Frames that `samples` at 16 kHz give: those of whole patches.
@@ -50,24 +82,3 @@ class YamnetMel(LogMel):
     def settings(self) -> dict[str, object]:
         """Everything that changes the numbers, for cache keys and saved recipes."""
         return {"kind": "yamnet", "version": FRONTEND_VERSION}
-
-    def _clips(self, waves: Tensor) -> Tensor:
-        """(batch, samples) of one length to (batch, frames, mels)."""
-        window, bands = self._constant(waves.device)
-        count = self.frames(waves.shape[-1])
-        waves = F.pad(waves, (0, (count - 1) * HOP + WINDOW - waves.shape[-1]))
-        frames = waves.unfold(-1, WINDOW, HOP)  # (batch, frames, window)
-        out = waves.new_empty(len(waves), count, MELS)
-        for first in range(0, count, BLOCK_FRAMES):
-            last = min(first + BLOCK_FRAMES, count)
-            write_mels(frames[:, first:last] * window, bands, out[:, first:last], fft=FBANK_FFT, magnitude=True)
-        return out.add_(FLOOR).log_()
-
-    def _constant(self, device: torch.device) -> tuple[Tensor, list[Band]]:
-        """Window (window,) and mel bands, on a device."""
-        dtype = mel_dtype(device)
-        if (device, dtype) not in self._constants:
-            window = torch.hann_window(WINDOW, dtype=torch.float64, device="cpu").to(device, torch.float32)
-            filters = kaldi_filters(MELS, low_hz=125.0, high_hz=7_500.0)
-            self._constants[device, dtype] = (window, bands_of(filters, device, dtype))
-        return self._constants[device, dtype]
