@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--run", required=True, type=Path, help="folder of the trainings; none is run twice")
     args = parser.parse_args()
-    rows = cross_validated(args.name, args.data, args.run / "folds")
+    rows = cross_validated(args.name, args.data, args.run / f"{args.name}-folds")
     out = args.run / args.name
     if not (out / "README.md").exists():
         recipe = recipe_of(args.name, f"data.train={json.dumps(FOLDS)}", "data.test=[]")

@@ -221,7 +221,7 @@ def _solve(x: Array, targets: Array, strength: float, several: bool, weights: Ar
         bias[there] = 0.0
         return weight, bias
     balance = None if weights is None else {int(n): float(weights[n]) for n in there}
-    model = _regression(strength, balance).fit(x, wanted)
+    model = _regression(x, wanted, strength, balance)
     both = len(there) == 2  # scikit-learn then has one row, of the second class against the first
     weight[there] = np.stack([-model.coef_[0], model.coef_[0]]) / 2 if both else model.coef_
     bias[there] = np.stack([-model.intercept_[0], model.intercept_[0]]) / 2 if both else model.intercept_
@@ -232,11 +232,14 @@ def _one(x: Array, wanted: Array, strength: float, balance: dict[int, float] | N
     """Weight (width,) and bias of one class against the rest."""
     if wanted.all() or not wanted.any():
         return np.zeros(x.shape[1]), float(np.log((wanted.sum() + 0.5) / (len(wanted) - wanted.sum() + 0.5)))
-    model = _regression(strength, balance).fit(x, wanted)
+    model = _regression(x, wanted, strength, balance)
     return model.coef_[0], float(model.intercept_[0])
 
 
-def _regression(strength: float, balance: dict[int, float] | None) -> Any:
+def _regression(x: Array, wanted: Array, strength: float, balance: dict[int, float] | None) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=strength, class_weight=balance, max_iter=ITERATIONS, tol=TOLERANCE)
+    model = LogisticRegression(C=strength, class_weight=balance, max_iter=ITERATIONS, tol=TOLERANCE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that many classes with few clips look like numbers to it
+        return model.fit(x, wanted)
