@@ -32,7 +32,7 @@ ITERATED = (
     ("mn04+whisper-tiny.en", "whisper-tiny.en:lora(rank=8)+norm()"),
 )
 FULL_LR = 1e-4  # of every weight; the default rate is for adapters
-FEW = {"esc50": (3, 8, 15, 24, 0), "words": (3, 8, 15, 30, 100), "digits": (3, 8, 15, 30, 100)}
+FEW = {"esc50": (0, 8, 15, 3, 24), "words": (15, 8, 3, 30, 100), "digits": (15, 8, 3, 30, 100)}
 LONG = {"esc50": (15, 24), "words": (30, 100), "digits": (30, 100)}
 FOLDS = ("1", "2", "3", "4")
 Job = dict[str, Any]

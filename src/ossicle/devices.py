@@ -1,5 +1,7 @@
 """Which processor computes, and in which precision."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -45,3 +47,20 @@ def prepare() -> None:
     torch.set_float32_matmul_precision("medium")
     if ((a @ b).double() - a.double() @ b.double()).abs().max() > 1e-3:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Compute on one core: the pieces are so small that threads gain little, and under load they wait for each other.
+
+    It also keeps the numbers the same whatever the number of threads is. Use worker processes for more cores.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

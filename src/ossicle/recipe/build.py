@@ -95,15 +95,25 @@ def train(
     manifest |= _begun_with(out, init, resume)
     iterate.begin(plan, task, out, init, resume=go_on)
     _save_texts(out, plan, manifest)
+    caches = plan.caches(task)
     if not go_on:
         iterate.foretell(plan, task, parts, quiet=quiet)
-    parts, found = _learn(plan, task, parts, out, init, resume=resume, go_on=go_on, quiet=quiet)
+    parts, found = _learn(plan, task, parts, out, init, caches, resume=resume, go_on=go_on, quiet=quiet)
     with _telling(f"scoring {len(parts.val) + len(parts.test):,} clips", quiet):
         return _finish(plan, task, parts, manifest | found, out)
 
 
 def _learn(
-    plan: Plan, task: Any, parts: Split, out: Path, init: Path | None, *, resume: bool, go_on: bool, quiet: bool
+    plan: Plan,
+    task: Any,
+    parts: Split,
+    out: Path,
+    init: Path | None,
+    caches: bool,
+    *,
+    resume: bool,
+    go_on: bool,
+    quiet: bool,
 ) -> tuple[Split, dict[str, Any]]:
     """Fit the head and train in epochs, as the plan says; what was learnt from, and what the manifest says of it."""
     recipe, first = plan.recipe, {}
@@ -111,7 +121,7 @@ def _learn(
         first = iterate.validated(plan, parts, out, init, resume=resume, quiet=quiet)
         parts = iterate.all_clips(parts)
     with _telling(f"listening to {len(parts.train):,} clips", quiet):
-        caches = iterate.prepare(plan, task, parts.train, out, starts=not go_on and init is None)
+        iterate.prepare(plan, task, parts.train, out, starts=not go_on and init is None)
     check_heard(parts.train, *heard(task, parts.train))
     found = plan.kept() | ({"scores": {"val": first["scores"]}} if first else {})
     if not plan.trains(task):

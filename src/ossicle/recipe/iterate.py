@@ -46,13 +46,11 @@ def begin(plan: Plan, task: Any, out: Path, init: Path | None, *, resume: bool) 
         plan.begin(task, init)
 
 
-def prepare(plan: Plan, task: Any, clips: Sequence[Clip], out: Path, *, starts: bool) -> bool:
-    """Give a task its caches and, where it starts, a head that fits; whether its clips must then be whole windows."""
-    caches = plan.caches(task)
+def prepare(plan: Plan, task: Any, clips: Sequence[Clip], out: Path, *, starts: bool) -> None:
+    """Give a task that starts what it starts with, such as a head that fits."""
     if starts:
         out.mkdir(parents=True, exist_ok=True)
         plan.start(task, clips, out)
-    return caches
 
 
 def epochs(
@@ -87,7 +85,8 @@ def validated(
     begun = resume and (folder / LAST).is_file()
     task = plan.task(for_training=True)
     begin(plan, task, folder, init, resume=begun)
-    caches = prepare(plan, task, parts.train, folder, starts=not begun and init is None)
+    caches = plan.caches(task)
+    prepare(plan, task, parts.train, folder, starts=not begun and init is None)
     history = epochs(task, parts, recipe, folder, caches=caches, resume=begun, quiet=quiet)
     batch, precision = recipe.train.batch, devices.resolve(recipe.train.precision)
     _, scores = evaluate(task, parts.val, batch=batch, precision=precision, window_s=recipe.task.window_s)
@@ -129,33 +128,38 @@ def why_kept(
 
 
 def foretell(plan: Plan, task: Any, parts: Split, *, quiet: bool) -> None:
-    """Say in one line on stderr about how long the training will take, by the time of a few clips."""
-    recipe = plan.recipe
-    clips = parts.train[:TRIED]
+    """Say in one line on stderr about how long the training will take, by the time of a few clips.
+
+    What is heard for it lies in the caches, where there are any; nothing is learnt.
+    """
+    recipe, clips = plan.recipe, parts.train
     try:
-        list(_timed(task, clips, learns=False))  # the first batch also wakes everything up
-        hear, learn = (min(_timed(task, clips, learns=learns)) / len(clips) for learns in (False, plan.trains(task)))
+        task.collate(clips[:TRIED], None)  # the first batch also wakes everything up
+        few = clips[TRIED : 2 * TRIED] or clips[:TRIED]
+        began = time.perf_counter()
+        batch = task.collate(few, None)
+        hear = (time.perf_counter() - began) / len(few)
+        learn = _learning(task, batch) / len(few) if plan.trains(task) else 0.0
     except OssicleError:  # unreadable clips are the training's to tell
         return
     rounds = recipe.train.epochs * (1 + twice(recipe, parts)) if plan.trains(task) else 0
-    seconds = len(parts.train) * (hear + rounds * learn) + rounds * len(parts.val) * hear + len(parts.test) * hear
-    what = f"{recipe.adapter.spec} on {recipe.backbone.name}, {len(parts.train):,} clips"
+    seconds = len(clips) * (hear + rounds * learn) + (rounds * len(parts.val) + len(parts.test)) * (hear + learn / 3)
+    what = f"{recipe.adapter.spec} on {recipe.backbone.name}, {len(clips):,} clips"
     if not quiet:
-        terminal.say(f"{what}: at most about {_spoken(seconds)}", error=True)
+        terminal.say(f"{what}: about {_spoken(seconds)}" + (", or less" if rounds else ""), error=True)
 
 
-def _timed(task: Any, clips: Sequence[Clip], *, learns: bool) -> list[float]:
-    """Seconds of two batches, heard only or learnt from."""
-    took = []
+def _learning(task: Any, batch: Batch) -> float:
+    """Seconds of a step, the second of two; its gradients are thrown away."""
+    took = 0.0
     for _ in range(2):
         began = time.perf_counter()
-        batch: Batch = task.collate(clips, None)
         loss = task.loss(batch.to(devices.device()))
-        if learns and loss.requires_grad:
+        if loss.requires_grad:
             loss.backward()
-            for module in task.parts().values():
-                module.zero_grad()
-        took.append(time.perf_counter() - began)
+        took = time.perf_counter() - began
+    for module in task.parts().values():
+        module.zero_grad()
     return took
 
 

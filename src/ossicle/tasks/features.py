@@ -5,6 +5,8 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +20,7 @@ from ossicle.backbones.encoder import Encoder
 from ossicle.backbones.weights import home
 from ossicle.contracts import Clip, Encoded
 from ossicle.data.clips import load_waves
+from ossicle.devices import one_thread
 from ossicle.errors import AudioError, CheckpointError, UnknownNameError, UsageError
 from ossicle.files import write_atomic
 from ossicle.sound import audio
@@ -236,8 +239,14 @@ class FeatureStore:
             if stored is not None:
                 found[clip] = stored
         rest = [c for c in dict.fromkeys(clips) if c not in found]
-        for first in range(0, len(rest), self.batch):
-            found |= self._compute(rest[first : first + self.batch])
+        groups = [rest[first : first + self.batch] for first in range(0, len(rest), self.batch)]
+        with ThreadPoolExecutor(max_workers=1) as loader:  # the next clips are decoded while these are encoded
+            ahead = loader.submit(self._load, groups[0]) if groups else None
+            for number, group in enumerate(groups):
+                assert ahead is not None
+                waves = ahead.result()
+                ahead = loader.submit(self._load, groups[number + 1]) if number + 1 < len(groups) else None
+                found |= self._compute(group, waves)
         for clip, value in found.items():
             self._keep(clip, value)
         return [found[c] for c in clips]
@@ -248,8 +257,10 @@ class FeatureStore:
         self._memory[clip] = value
         self._room -= value.nbytes
 
-    def _compute(self, clips: Sequence[Clip]) -> dict[Clip, Tensor | AudioError]:
-        waves = load_waves(clips, self.encoder.rate_hz, shortest_s=self.shortest_s, fewest=self.encoder.fewest)
+    def _load(self, clips: Sequence[Clip]) -> list[Tensor | AudioError]:
+        return load_waves(clips, self.encoder.rate_hz, shortest_s=self.shortest_s, fewest=self.encoder.fewest)
+
+    def _compute(self, clips: Sequence[Clip], waves: Sequence[Tensor | AudioError]) -> dict[Clip, Tensor | AudioError]:
         done: dict[Clip, Tensor | AudioError] = {}
         for row in by_length(clips, waves):
             done |= self._encode([c for c, _ in row], torch.stack([w for _, w in row]))
@@ -259,8 +270,11 @@ class FeatureStore:
     @torch.no_grad()
     def _encode(self, clips: Sequence[Clip], waves: Tensor) -> dict[Clip, Tensor | AudioError]:
         self.encoder.eval()
+        device = _device(self.encoder)
+        small = nullcontext() if self.encoder.depth else one_thread(device)  # convolutions this small lose by threads
         try:
-            encoded = self.encoder(waves.to(_device(self.encoder)), layers=self.layers)
+            with small:
+                encoded = self.encoder(waves.to(device), layers=self.layers)
         except AudioError as err:
             return dict.fromkeys(clips, err)
         if self.kind == SEQUENCE:

@@ -77,7 +77,7 @@ def fit(
 
     means = [block.mean(axis=0) for block in blocks]
     stds = [np.maximum(block.std(axis=0), 1e-5) * np.sqrt(block.shape[1]) for block in blocks]
-    ready = [(b - m) / s for b, m, s in zip(blocks, means, stds, strict=True)]
+    ready = [((b - m) / s).astype(np.float32) for b, m, s in zip(blocks, means, stds, strict=True)]
     search = _Search(ready, targets, groups, several, class_weights, seed)
     with threadpool_limits(limits=1):  # the products are small; threads that wait for each other cost more than they do
         strength, shares = search.choose()

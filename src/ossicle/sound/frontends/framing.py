@@ -6,12 +6,11 @@ Why it is repeatable: on a CPU every clip is a computation of its own, so its nu
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from ossicle.devices import one_thread
 from ossicle.errors import AudioError, UsageError
 
 FRONTEND_VERSION = "1"
@@ -61,7 +60,7 @@ class LogMel(nn.Module, ABC):
         counts = _check_waves(waves, lengths)
         frames = [self.frames(count) for count in counts]
         out = waves.new_zeros(len(counts), max(frames), self.mels)
-        with torch.no_grad(), torch.autocast(waves.device.type, enabled=False), _one_thread(waves.device):
+        with torch.no_grad(), torch.autocast(waves.device.type, enabled=False), one_thread(waves.device):
             for samples, rows in _pieces(counts, waves.device):
                 piece = self._clips(waves[rows, :samples])
                 out[rows, : piece.shape[1]] = piece
@@ -107,23 +106,6 @@ def write_mels(
         width = weights.shape[1]
         out[..., mel : mel + width] = (power[:, low:high] @ weights).view(*out.shape[:2], width)
         mel += width
-
-
-@contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """Compute on one core: the pieces are so small that threads gain little, and under load they wait for each other.
-
-    It also keeps the numbers the same whatever the number of threads is. Use worker processes for more cores.
-    """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _pieces(counts: list[int], device: torch.device) -> list[tuple[int, list[int]]]:
