@@ -12,7 +12,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ossicle.backbones import freeze, patches, whisper
+from ossicle.backbones import efficientat, freeze, patches, whisper
+from ossicle.backbones.efficientat import MobileSizes
 from ossicle.backbones.encoder import Encoder
 from ossicle.backbones.patches import PatchSizes
 from ossicle.backbones.text import LanguageModel
@@ -44,6 +45,15 @@ def encoder(kind: str, seed: int = 0) -> Encoder:
             if "norm" in name and name.endswith("weight"):
                 parameter.add_(1.0)
     made.digest = f"tiny-{kind}-{seed}"
+    return freeze(made)
+
+
+def tagger(seed: int = 0, name: str = "tiny-mobile") -> Encoder:
+    """A frozen MobileNet tagger of the least widths with random weights; it hears at 32 kHz."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = efficientat.make(name, MobileSizes(width=0.05, classes=5))
+    made.digest = f"tiny-mobile-{seed}"
     return freeze(made)
 
 
