@@ -50,9 +50,11 @@ def encoder(kind: str, seed: int = 0) -> Encoder:
 
 def tagger(seed: int = 0, name: str = "tiny-mobile") -> Encoder:
     """A frozen MobileNet tagger of the least widths with random weights; it hears at 32 kHz."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         made = efficientat.make(name, MobileSizes(width=0.05, classes=5))
+        for parameter in made.parameters():  # so that what is heard is not lost on the way
+            torch.nn.init.kaiming_normal_(parameter) if parameter.ndim > 1 else parameter.normal_(std=0.1)
     made.digest = f"tiny-mobile-{seed}"
     return freeze(made)
 

@@ -1,5 +1,6 @@
 """Several encoders under one head: each hears at its own rate, alone, and from its own cache."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -235,8 +236,8 @@ def cached(task: Classifier, root: Path, changes: Augment) -> None:
     """Tokens below the top block of the transformer; the tagger hears waveforms."""
     for ear in task.listener.ears:
         if ear.encoder.depth:
-            rate = ear.encoder.rate_hz
-            ear.tokens = TokenStore(ear.encoder, 2, lambda w, g: changes.waves(w, g, rate), [changes], root=root)
+            change = partial(changes.waves, rate_hz=ear.encoder.rate_hz)
+            ear.tokens = TokenStore(ear.encoder, 2, change, [changes], root=root)
 
 
 @pytest.mark.parametrize("order", [1, -1])
