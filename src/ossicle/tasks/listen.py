@@ -22,8 +22,8 @@ from ossicle.tasks.features import SEQUENCE, FeatureStore, TokenStore
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 Heard = tuple[Tensor, Tensor | None]
-# A window cut from a clip may be longer than asked for by the rounding of its start; it is not cut again.
-ROUNDING_S = 1e-6
+# A window cut from a clip may be longer than asked for, as its start is rounded; cut again, it would not be in a cache.
+ROUNDING_S = 2e-3
 
 
 @dataclass(frozen=True)
