@@ -303,6 +303,19 @@ def test_weights_of_another_adapter_are_refused(folder):
         build.load(str(folder))
 
 
+def test_a_folder_of_an_earlier_version_is_read(folder, clips):
+    """Its recipe has a setting of training that is gone, and the manifest does not know where weights came from."""
+    wanted = predict_rows(build.load(str(folder)).task, clips, batch=4, precision="float32")
+    file = folder / build.RECIPE
+    file.write_text(file.read_text().replace("[task]\n", "[task]\nhead_first = 5\n"))
+    manifest = json.loads((folder / store.MANIFEST).read_text())
+    del manifest["sha256"], manifest["backbone"]["encoders"]
+    (folder / store.MANIFEST).write_text(json.dumps(manifest))
+    assert predict_rows(build.load(str(folder)).task, clips, batch=4, precision="float32") == wanted
+    with pytest.raises(RecipeError, match=r"task\.head_first is gone, .*; leave it out"):
+        config.read(file)  # of a training it would have to do something
+
+
 @pytest.mark.parametrize(("spec", "loud"), [("lora(rank=2)", False), ("prompts(tokens=20)", True)])
 def test_the_head_is_standardised_on_what_the_encoder_gives_at_first(tmp_path, clips, spec, loud, monkeypatch):
     """Prompts shift what is pooled from the start; statistics of the frozen encoder would not fit it."""

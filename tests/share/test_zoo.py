@@ -65,7 +65,7 @@ def test_an_adapter_that_ships_is_whole_and_small(name: str) -> None:
 
 
 def test_the_classifiers_recipe_is_that_of_its_card() -> None:
-    recipe = config.read(zoo.find("esc50-whisper-tiny") / "recipe.toml")
+    recipe = config.saved(zoo.find("esc50-whisper-tiny") / "recipe.toml")
     assert (recipe.data.source, set(recipe.data.licences)) == ("esc50", {"CC0", "CC-BY"})
 
 

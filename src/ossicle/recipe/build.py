@@ -189,7 +189,7 @@ def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) ->
     _check_whole(folder, manifest)
     _check_kind(where, str(manifest.get("task")), kind)
     try:
-        recipe = config.read(folder / RECIPE)
+        recipe = config.saved(folder / RECIPE)
         plan = PLANS[recipe.task.kind].saved(recipe, folder)
         known = [float(spread) for spread in manifest["backbone"]["signature"]]
         trained_on = str(manifest["backbone"]["digest"])
