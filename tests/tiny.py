@@ -65,6 +65,17 @@ def encoder(kind: str, seed: int = 0) -> Encoder:
     return freeze(made)
 
 
+def tagger(seed: int = 0, name: str = "tiny-mobile") -> Encoder:
+    """A frozen MobileNet tagger of the least widths with random weights; it hears at 32 kHz."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        made = efficientat.make(name, MobileSizes(width=0.05, classes=5))
+        for parameter in made.parameters():  # so that what is heard is not lost on the way
+            torch.nn.init.kaiming_normal_(parameter) if parameter.ndim > 1 else parameter.normal_(std=0.1)
+    made.digest = f"tiny-mobile-{seed}"
+    return freeze(made)
+
+
 def waves(batch: int = 2, seconds: float = 0.8, seed: int = 0) -> torch.Tensor:
     """(batch, samples) float32: a tone of its own for every row, in noise."""
     generator = torch.Generator().manual_seed(seed)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,12 @@ def test_unreadable_clips_are_named_with_the_reason_and_not_counted(tmp_path, cl
     manifest = trained(tmp_path / "out", [*clips, *faults], f"adapter.spec={spec}", "data.val=['3']", "train.batch=1")
     data = manifest["data"]
     assert (data["train"], data["val"], data["licences"]) == (6, 2, {"not stated": 6})
-    reasons = {"x/letter.wav": "is text", "half.wav": "cut off", "short.wav": "0.0050 s", "val/letter.wav": "is text"}
+    reasons = {
+        "x/letter.wav": "is text",
+        "half.wav": "cut off",
+        "short.wav": "only 80 sample(s)",
+        "val/letter.wav": "is text",
+    }
     reasons["late.wav"] = "seconds 7.0 to 9.0 were asked for but the sound ends at 0.40 s"
     assert set(data["unreadable"]) == set(reasons)
     assert [(name, why) for name, why in data["unreadable"].items() if reasons[name] not in why] == []
@@ -213,22 +219,23 @@ def test_out_that_cannot_be(tmp_path, clips):
 
 
 def test_resume_needs_a_run_and_its_classes(tmp_path, clips):
+    named = ["data.val=['3']"]
     with pytest.raises(CheckpointError, match="nothing to resume"):
-        trained(tmp_path / "out", clips, resume=True)
+        trained(tmp_path / "out", clips, *named, resume=True)
     assert not (tmp_path / "out").exists()
-    trained(tmp_path / "out", clips)
+    trained(tmp_path / "out", clips, *named)
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
-    others = [Clip(clip.path, labels=(f"{clip.labels[0]}er",)) for clip in clips]
+    others = [replace(clip, labels=(f"{clip.labels[0]}er",)) for clip in clips]
     with pytest.raises(UsageError, match="begun with other labels"):
-        trained(tmp_path / "out", others, resume=True)
+        trained(tmp_path / "out", others, *named, resume=True)
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()} == before
     with pytest.raises(UsageError, match=r"begun with train\.lr .* \(now 0\.5\); resume with those"):
-        trained(tmp_path / "out", clips, "train.lr=0.5", resume=True)
+        trained(tmp_path / "out", clips, *named, "train.lr=0.5", resume=True)
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()} == before
-    assert trained(tmp_path / "out", clips, "train.epochs=2", resume=True)["epochs"] == 2
+    assert trained(tmp_path / "out", clips, *named, "train.epochs=2", resume=True)["epochs"] == 2
     (tmp_path / "out" / checkpoint.LAST).unlink()
     with pytest.raises(CheckpointError, match="nothing to resume"):
-        trained(tmp_path / "out", clips, resume=True)
+        trained(tmp_path / "out", clips, *named, resume=True)
 
 
 def test_a_run_stopped_before_its_first_state_begins_anew(tmp_path, clips, monkeypatch):
@@ -325,6 +332,19 @@ def test_weights_of_another_adapter_are_refused(folder):
     (folder / store.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(AdapterError, match="does not fit"):
         build.load(str(folder))
+
+
+def test_a_folder_of_an_earlier_version_is_read(folder, clips):
+    """Its recipe has a setting of training that is gone, and the manifest does not know where weights came from."""
+    wanted = predict_rows(build.load(str(folder)).task, clips, batch=4, precision="float32")
+    file = folder / build.RECIPE
+    file.write_text(file.read_text().replace("[task]\n", "[task]\nhead_first = 5\n"))
+    manifest = json.loads((folder / store.MANIFEST).read_text())
+    del manifest["sha256"], manifest["backbone"]["encoders"]
+    (folder / store.MANIFEST).write_text(json.dumps(manifest))
+    assert predict_rows(build.load(str(folder)).task, clips, batch=4, precision="float32") == wanted
+    with pytest.raises(RecipeError, match=r"task\.head_first is gone, .*; leave it out"):
+        config.read(file)  # of a training it would have to do something
 
 
 @pytest.mark.parametrize(("spec", "loud"), [("lora(rank=2)", False), ("prompts(tokens=20)", True)])

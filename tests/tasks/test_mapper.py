@@ -76,3 +76,54 @@ def test_what_cannot_be():
         mapper("strides")
     with pytest.raises(UnknownNameError, match="unknown activation"):
         mapper(activation="swish")
+
+
+# --- several encoders ------------------------------------------------------------------------------------------------
+
+
+def joint(pooling: str = "stride", tokens: int = 3, **options) -> Mapper:
+    return mapper(pooling, tokens, others=(4, 5), **options)
+
+
+@pytest.mark.parametrize("norm", ["none", "layer", "standard"])
+def test_each_encoder_has_a_first_map_of_its_own_and_its_tokens_come_in_turn(norm):
+    made = joint(norm=norm)
+    if norm == "standard":
+        for each, width in zip(made.norms, (6, 4, 5), strict=True):
+            each.fit(3 + 2 * torch.randn(40, width))
+    x, y, z = torch.randn(2, 7, 6), torch.randn(2, 3, 4), torch.randn(2, 5, 5)
+    firsts = [made.first, *(other[1] for other in made.others)]
+    parts = [first(norm(t)) for first, norm, t in zip(firsts, made.norms, (x, y, z), strict=True)]
+    by_hand = made.second(torch.nn.functional.gelu(torch.cat(parts, dim=1)))
+    torch.testing.assert_close(made(x, None, [(y, None), (z, None)]), made.pool(by_hand, torch.ones(2, 15)))
+    assert not torch.allclose(made(x, None, [(y, None), (z, None)]), made(x, None, [(y.flip(2), None), (z, None)]))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_padding_inside_the_row_changes_nothing(pooling):
+    """The first encoder's padding stands before the second's tokens."""
+    made = joint(pooling, 1 if pooling == "mean" else 3, norm="layer")
+    lengths, widths = (7, 3, 5), (6, 4, 5)
+    alone = [torch.randn(1, n, w) for n, w in zip(lengths, widths, strict=True)]
+    padded = [
+        torch.cat([t, 100 * torch.randn(1, more, t.shape[2])], dim=1) for t, more in zip(alone, (4, 2, 6), strict=True)
+    ]
+    masks = [torch.arange(t.shape[1])[None] < n for t, n in zip(padded, lengths, strict=True)]
+    wanted = made(alone[0], None, [(t, None) for t in alone[1:]])
+    found = made(padded[0], masks[0], list(zip(padded[1:], masks[1:], strict=True)))
+    torch.testing.assert_close(found, wanted)
+    mixed = made(alone[0], None, [(padded[1], masks[1]), (alone[2], None)])
+    torch.testing.assert_close(mixed, wanted)
+
+
+def test_one_encoder_has_the_names_and_the_draws_it_always_had():
+    """Captioners of one encoder that were saved before still load, and begin as they did."""
+    made = mapper("stride", 2, norm="standard")
+    assert set(made.state_dict()) == {
+        *("norm.mean", "norm.std", "first.weight", "first.bias", "second.weight", "second.bias", "centre", "length")
+    }
+    more = joint("stride", 2, norm="standard")
+    torch.testing.assert_close(more.first.weight, made.first.weight)
+    assert set(more.state_dict()) - set(made.state_dict()) == {
+        f"others.{n}.{key}" for n in (0, 1) for key in ("0.mean", "0.std", "1.weight", "1.bias")
+    }

@@ -20,7 +20,7 @@ from ossicle.tasks.classify import Augment, Classifier
 from ossicle.tasks.features import FeatureStore
 from ossicle.training import checkpoint
 from ossicle.training.evaluate import evaluate, predict_rows
-from ossicle.training.loop import METRICS, fit
+from ossicle.training.loop import METRICS, best_epoch, fit
 from ossicle.training.optim import Settings
 
 TONES = {"low": 300.0, "mid": 1200.0, "high": 3500.0}
@@ -303,3 +303,75 @@ def test_without_the_score_that_chooses_the_last_epoch_is_kept(tmp_path, clips):
     task.best_by = "nothing"
     history = fit(task, clips, clips[:2], replace(QUICK, epochs=2, keep="best"), tmp_path / "out", quiet=True)
     assert len(history) == 2 and store.read_weights(tmp_path / "out")
+
+
+# --- which epoch is kept ---------------------------------------------------------------------------------------------
+
+
+def scores_of(task: Classifier, values: list[float | None]) -> list[dict[str, torch.Tensor]]:
+    """Validation scores, epoch by epoch; the weights of each of these epochs."""
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def score(chosen, rows):
+        seen.append(store.collect(task.parts()))
+        value = values[len(seen) - 1]
+        return {} if value is None else {task.best_by: value}
+
+    task.score = score  # type: ignore[method-assign]
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("best_by", "values", "kept"),
+    [
+        ("log_loss", [0.9, 0.2, 0.5], 2),
+        ("log_loss", [0.2, 0.2, 0.5], 2),
+        ("log_loss", [0.2, 0.2, 0.2], 3),
+        ("log_loss", [0.1, 0.9, 0.9], 1),
+        ("accuracy", [0.1, 0.9, 0.5], 2),
+        ("accuracy", [0.9, 0.9, 0.5], 2),
+        ("map_macro", [0.5, 0.4, 0.5], 3),
+        ("log_loss", [None, 0.5, None], 2),
+        ("log_loss", [float("nan"), 0.5, 0.7], 2),
+        ("accuracy", [0.5, float("nan"), 0.4], 1),
+    ],
+)
+def test_the_best_epoch_is_kept_and_of_equals_the_later(tmp_path, clips, best_by, values, kept):
+    task = classifier(best_by=best_by)
+    seen = scores_of(task, values)
+    history = fit(task, clips[3:], clips[:3], replace(QUICK, epochs=3), tmp_path, quiet=True)
+    assert best_epoch(history, best_by) == kept
+    assert_equal(weights(tmp_path), seen[kept - 1])
+    assert_equal(store.collect(task.parts()), seen[kept - 1])
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "done"),
+    [
+        ([0.5, 0.6, 0.7, 0.4], {"patience": 2}, 3),
+        ([0.5, 0.6, 0.5, 0.6, 0.7, 0.1], {"patience": 2}, 5),  # as good is not worse
+        ([0.5, 0.6, 0.7, 0.4], {"patience": 0}, 4),
+        ([0.5, 0.6, 0.7, 0.4], {"patience": 2, "keep": "last"}, 4),
+        ([None] * 4, {"patience": 1}, 4),
+        ([0.5, 0.6, 0.7, 0.4], {"patience": 4}, 4),
+    ],
+)
+def test_patience_ends_a_run_and_a_resumed_one_too(tmp_path, clips, values, settings, done):
+    chosen = replace(QUICK, epochs=len(values), **settings)
+    task = classifier()
+    scores_of(task, values)
+    history = fit(task, clips[3:], clips[:3], chosen, tmp_path, quiet=True)
+    assert len(history) == done
+    before = weights(tmp_path)
+    again = classifier()
+    assert fit(again, clips[3:], clips[:3], chosen, tmp_path, resume=True, quiet=True) == history
+    assert_equal(before, weights(tmp_path))
+
+
+def test_an_earlier_end_is_on_the_schedule_of_all_epochs(tmp_path, clips):
+    whole = fit(classifier(), clips, [], replace(QUICK, epochs=5), tmp_path / "whole", quiet=True)
+    part = fit(classifier(), clips, [], replace(QUICK, epochs=5), tmp_path / "part", last=2, quiet=True)
+    assert [line["lr"] for line in part] == [line["lr"] for line in whole[:2]] and len(part) == 2
+    assert [line["train_loss"] for line in part] == [line["train_loss"] for line in whole[:2]]
+    fit(classifier(), clips, [], replace(QUICK, epochs=5), tmp_path / "part", resume=True, quiet=True)
+    assert_equal(weights(tmp_path / "part"), weights(tmp_path / "whole"))

@@ -24,8 +24,7 @@ from ossicle.files import write_atomic
 MANIFEST = "ossicle.json"
 WEIGHTS = "ossicle.safetensors"
 LLM = "llm"
-FORMAT = 2
-OLDEST = {"classify": 2}  # by task; before, heads were started in another way, and recipes said so
+FORMAT = 1
 
 
 def collect(parts: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -112,8 +111,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         version = int(manifest["format"])
     except (ValueError, KeyError, TypeError) as err:
         raise CheckpointError(f"{file} cannot be read ({err}); train or fetch the adapter again") from err
-    if version < OLDEST.get(str(manifest.get("task")), 1):
-        raise CheckpointError(f"{file} has format {version}, of an earlier version of ossicle; train the adapter again")
     if version > FORMAT:
         raise CheckpointError(f"{file} has format {version} but this version reads up to {FORMAT}; upgrade ossicle")
     return manifest

@@ -94,28 +94,22 @@ def train(
     manifest = _manifest(plan, task, parts, bad)
     manifest |= _begun_with(out, init, resume)
     iterate.begin(plan, task, out, init, resume=go_on)
+    if not resume:
+        iterate.forget(out)
     _save_texts(out, plan, manifest)
     caches = plan.caches(task)
     if not go_on:
         iterate.foretell(plan, task, parts, quiet=quiet)
-    parts, found = _learn(plan, task, parts, out, init, caches, resume=resume, go_on=go_on, quiet=quiet)
+    parts = _learn(plan, task, parts, manifest, out, init, caches, resume=resume, go_on=go_on, quiet=quiet)
     with _telling(f"scoring {len(parts.val) + len(parts.test):,} clips", quiet):
-        return _finish(plan, task, parts, manifest | found, out)
+        return _finish(plan, task, parts, manifest, out)
 
 
 def _learn(
-    plan: Plan,
-    task: Any,
-    parts: Split,
-    out: Path,
-    init: Path | None,
-    caches: bool,
-    *,
-    resume: bool,
-    go_on: bool,
-    quiet: bool,
-) -> tuple[Split, dict[str, Any]]:
-    """Fit the head and train in epochs, as the plan says; what was learnt from, and what the manifest says of it."""
+    plan: Plan, task: Any, parts: Split, manifest: dict[str, Any], out: Path, init: Path | None, caches: bool,
+    *, resume: bool, go_on: bool, quiet: bool,
+) -> Split:  # fmt: skip
+    """Fit the head and train in epochs, as the plan says; what was learnt from. The manifest is told of it."""
     recipe, first = plan.recipe, {}
     if plan.validates(recipe) and iterate.twice(recipe, parts):
         first = iterate.validated(plan, parts, out, init, resume=resume, quiet=quiet)
@@ -123,13 +117,15 @@ def _learn(
     with _telling(f"listening to {len(parts.train):,} clips", quiet):
         iterate.prepare(plan, task, parts.train, out, starts=not go_on and init is None)
     check_heard(parts.train, *heard(task, parts.train))
-    found = plan.kept() | ({"scores": {"val": first["scores"]}} if first else {})
+    manifest |= plan.kept() | ({"scores": {"val": first["scores"]}} if first else {})
     if not plan.trains(task):
         store.save_weights(out, task.parts())
-        return parts, found
+        return parts
+    store.save_manifest(out, manifest)  # a run that goes on does not fit the head again
     last = int(first.get("epochs", 0))
     history = iterate.epochs(task, parts, recipe, out, caches=caches, last=last, resume=go_on, quiet=quiet)
-    return parts, found | {"epochs": len(history), "kept": iterate.why_kept(task, recipe, parts, history, first)}
+    manifest |= {"epochs": len(history), "kept": iterate.why_kept(task, recipe, parts, history, first)}
+    return parts
 
 
 def _readable(parts: Split) -> tuple[Split, dict[str, str]]:
@@ -194,7 +190,7 @@ def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) ->
     _check_whole(folder, manifest)
     _check_kind(where, str(manifest.get("task")), kind)
     try:
-        recipe = config.read(folder / RECIPE)
+        recipe = config.saved(folder / RECIPE)
         plan = PLANS[recipe.task.kind].saved(recipe, folder)
         known = [float(spread) for spread in manifest["backbone"]["signature"]]
         trained_on = str(manifest["backbone"]["digest"])
@@ -246,6 +242,8 @@ def _begun(out: Path, plan: Plan) -> bool:
         UsageError: if it was begun with other classes or settings; only the number of epochs may change.
     """
     begun = (out / LAST).is_file()
+    if not begun and (out / store.WEIGHTS).exists() and not plan.trains(None):
+        raise UsageError(f"{out} holds a fitted head, which is done at once; there is nothing to resume")
     if not begun and ((out / store.WEIGHTS).exists() or not (out / RECIPE).is_file()):
         raise CheckpointError(f"nothing to resume: {out / LAST} does not exist; train without --resume first")
     for name, text in plan.texts().items():
@@ -257,7 +255,7 @@ def _begun(out: Path, plan: Plan) -> bool:
             raise UsageError(
                 f"{out} was begun with other {Path(name).stem} than those here; give the data it began with"
             )
-    if begun:
+    if iterate.begun(out):
         _check_settings(out, plan.recipe)
     return begun
 
@@ -280,14 +278,15 @@ def _flat(tables: dict[str, Any], front: str = "") -> dict[str, Any]:
 
 
 def _begun_with(out: Path, init: Path | None, resume: bool) -> dict[str, Any]:
-    """What the manifest says of the weights a training began with.
+    """What the manifest says of the weights and the head a training began with.
 
     Raises:
         UsageError: if a run that is to go on began with a folder that is not given again.
     """
-    earlier = store.read_manifest(out).get("begun with") if resume else None
+    known = store.read_manifest(out) if resume else {}
+    earlier = known.get("begun with")
     if resume and (out / LAST).is_file():
-        return {"begun with": earlier} if earlier else {}
+        return {key: known[key] for key in ("begun with", "head") if key in known}
     if init is not None:
         file = init / store.WEIGHTS
         digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""

@@ -99,9 +99,19 @@ class ClassifyPlan:
         )  # fmt: skip
 
     def begin(self, task: Classifier, folder: Path | None) -> None:
-        """The weights of a folder with the same adapter and classes."""
-        if folder is not None:
-            store.restore(task.parts(), store.read_weights(folder))
+        """The weights of a folder with the same adapter and classes.
+
+        Raises:
+            UsageError: if nothing of them would be left.
+            AdapterError: if they do not fit.
+        """
+        if folder is None:
+            return
+        if not iterates(self.recipe):
+            raise UsageError(
+                "--init-from gives a head to begin with, but here it is fitted anew; set task.head=trained"
+            )
+        store.restore(task.parts(), store.read_weights(folder))
 
     def check(self, task: Classifier, manifest: dict[str, Any]) -> None:
         """Names and shapes are checked when the weights are filled in."""
@@ -152,10 +162,11 @@ class ClassifyPlan:
         task.head.fill(found.mean, found.std, found.weight, found.bias)
         names = [encoder.name for encoder in task.encoder.encoders]
         shares = {name: share for name, share in zip(names, found.shares, strict=True)}
-        self.head = {"strength": found.strength, "shares": shares, "folds": found.folds, "clips": len(set(clips))}
         windows: dict[Clip, list[Prediction]] = {}
         for i, p in zip(found.rows, found.held_out, strict=False):
             windows.setdefault(clips[i], []).append(task.row(pairs[i][1], p))
+        chose = len(windows) if found.folds else len(set(clips))
+        self.head = {"strength": found.strength, "shares": shares, "folds": found.folds, "clips": chose}
         if found.folds:
             self.crossed = task.score(list(windows), [average(task, rows) for rows in windows.values()])
 
@@ -173,6 +184,8 @@ class ClassifyPlan:
             f", {shares}" if len(self.head["shares"]) > 1 else ""
         )
         told += f"; chosen by {self.head['folds']}-fold cross-validation {how}" if self.head["folds"] else how
+        if iterates(self.recipe):  # it only begins so, and cross-validation says nothing of what it becomes
+            return {"head": self.head | {"told": f"{told}; then trained with the adapter"}}
         return {"head": self.head | {"told": told}} | (
             {"scores": {"cross-validated": self.crossed}} if self.crossed else {}
         )
@@ -219,6 +232,10 @@ def iterates(recipe: Recipe) -> bool:
 def _check_head(recipe: Recipe) -> None:
     """A fitted head standardises; where nothing is iterated, settings of iterations would do nothing."""
     task = recipe.classify
+    if task.augment.token_mixup and not task.cache_versions:
+        raise UsageError(
+            "task.augment.token_mixup mixes cached tokens; set task.cache_versions with it, or mixup instead"
+        )
     if task.head == "trained":
         return
     if task.head_norm != "standard":

@@ -135,6 +135,8 @@ class CaptionTable(Table):
 
 TaskTable = Annotated[ClassifyTable | CaptionTable, Field(discriminator="kind")]
 KINDS: dict[str, type[Table]] = {"classify": ClassifyTable, "caption-llm": CaptionTable}
+# Settings of trainings by earlier versions, and what to do without; how what they made is used does not need them.
+GONE = {"task.head_first": "is gone, as task.head=fitted begins with a head that fits; leave it out"}
 # What suits a kind of task where a recipe says nothing.
 USUAL: dict[str, dict[str, dict[str, Any]]] = {
     "caption-llm": {
@@ -179,14 +181,7 @@ def read(path: Path | None, changes: Sequence[str] = (), tables: Mapping[str, An
         RecipeError: with every fault.
         UsageError: if the file cannot be read.
     """
-    raw: dict[str, Any] = {}
-    if path is not None:
-        try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as err:
-            raise UsageError(f"cannot read recipe {path}: {err.strerror}; give a TOML file") from err
-        except ValueError as err:
-            raise RecipeError(str(path), [f"not TOML: {err}"]) from err
+    raw = {} if path is None else _tables(path)
     for name, table in (tables or {}).items():
         given = raw.get(name, {})
         if not isinstance(given, dict):
@@ -195,6 +190,24 @@ def read(path: Path | None, changes: Sequence[str] = (), tables: Mapping[str, An
     for change in changes:
         _set(raw, change)
     return check(raw, str(path or "command line"))
+
+
+def saved(path: Path) -> Recipe:
+    """The recipe of a folder that is trained, also by an earlier version; raises as `read` does."""
+    raw = _tables(path)
+    for name, table in raw.items():
+        if isinstance(table, dict):
+            raw[name] = {key: value for key, value in table.items() if f"{name}.{key}" not in GONE}
+    return check(raw, str(path))
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise UsageError(f"cannot read recipe {path}: {err.strerror}; give a TOML file") from err
+    except ValueError as err:
+        raise RecipeError(str(path), [f"not TOML: {err}"]) from err
 
 
 def check(raw: Mapping[str, Any], where: str) -> Recipe:
@@ -262,6 +275,8 @@ def _fault(error: Any) -> str:
     place = [str(part) for part in error["loc"]]
     kind = place.pop(1) if place[0] == "task" and len(place) > 1 else "classify"
     name = ".".join(place)
+    if name in GONE:
+        return f"{name} {GONE[name]}"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return str(UnknownNameError("key", name, _keys(Recipe, "", KINDS[kind])))
     return f"{name}={error['input']!r}: {error['msg'].lower()}"

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ossicle import devices, terminal
 from ossicle.adapters import store
 from ossicle.contracts import Batch, Clip
@@ -22,7 +24,7 @@ from ossicle.recipe.plan import Plan
 from ossicle.training import checkpoint
 from ossicle.training.checkpoint import LAST
 from ossicle.training.evaluate import bound, cut, evaluate
-from ossicle.training.loop import best_epoch, fit
+from ossicle.training.loop import METRICS, best_epoch, fit
 
 FEWEST = 50
 FIRST = "validated"
@@ -32,8 +34,8 @@ TRIED = 8
 
 def twice(recipe: Recipe, parts: Split) -> bool:
     """Whether the clips held out for validation are too few to choose an epoch by and to do without."""
-    ours = not recipe.data.val and recipe.train.keep == "best"
-    return ours and recipe.task.kind == "classify" and 0 < len(parts.val) < FEWEST
+    chosen = parts.drawn and recipe.train.keep == "best"  # a split that the data or the user names is never learnt from
+    return chosen and recipe.task.kind == "classify" and 0 < len(parts.val) < FEWEST
 
 
 def begin(plan: Plan, task: Any, out: Path, init: Path | None, *, resume: bool) -> None:
@@ -101,6 +103,18 @@ def validated(
     return found
 
 
+def begun(out: Path) -> bool:
+    """Whether there is a state to go on from, of the training or of the one without the validation clips."""
+    return any((folder / name).is_file() for folder in (out, out / FIRST) for name in (LAST, CHOSEN))
+
+
+def forget(out: Path) -> None:
+    """Remove what an earlier run left to go on from, so that it is never taken for this one's."""
+    for folder in (f for f in (out, out / FIRST) if f.is_dir()):
+        for name in (LAST, CHOSEN, METRICS):
+            (folder / name).unlink(missing_ok=True)
+
+
 def all_clips(parts: Split) -> Split:
     """The validation clips among those that are learnt from."""
     return replace(parts, train=[*parts.train, *parts.val], val=[])
@@ -121,6 +135,8 @@ def why_kept(
     done, best = len(history), best_epoch(history, task.best_by)
     if first:
         chose = f"as {first['clips']} held out before chose"
+        if done != first["epochs"]:  # resumed with fewer epochs than were done
+            chose = f"where {first['clips']} held out before now choose {first['epochs']}"
         return f"epoch {done} of a training on all {len(parts.train):,} clips, {chose}"
     if not best or recipe.train.keep == "last":
         return f"the last epoch, {done}" + ("" if best else "; there were no clips to choose one by")
@@ -132,21 +148,31 @@ def foretell(plan: Plan, task: Any, parts: Split, *, quiet: bool) -> None:
 
     What is heard for it lies in the caches, where there are any; nothing is learnt.
     """
-    recipe, clips = plan.recipe, parts.train
-    try:
-        task.collate(clips[:TRIED], None)  # the first batch also wakes everything up
-        few = clips[TRIED : 2 * TRIED] or clips[:TRIED]
-        began = time.perf_counter()
-        batch = task.collate(few, None)
-        hear = (time.perf_counter() - began) / len(few)
-        learn = _learning(task, batch) / len(few) if plan.trains(task) else 0.0
-    except OssicleError:  # unreadable clips are the training's to tell
+    if quiet:
         return
+    recipe, window_s = plan.recipe, plan.recipe.task.window_s
+    train, val, test = (
+        [cut(clip, window_s) for clip in bound(clips, window_s)] for clips in (parts.train, parts.val, parts.test)
+    )
+    few, known = min(TRIED, recipe.train.batch), dict(task.unreadable)
+    tried = [windows[0] for windows in train[: 2 * few]]
+    try:
+        with torch.random.fork_rng(enabled=True):
+            task.collate(tried[:few], None)  # the first batch also wakes everything up
+            began = time.perf_counter()
+            batch: Batch = task.collate(tried[few:] or tried, None)
+            hear = (time.perf_counter() - began) / len(batch.clips)
+            learn = _learning(task, batch) / len(batch.clips) if plan.trains(task) else 0.0
+    except (OssicleError, RuntimeError):  # unreadable clips, and too little memory, are the training's to tell
+        return
+    finally:
+        task.unreadable.clear()
+        task.unreadable.update(known)
     rounds = recipe.train.epochs * (1 + twice(recipe, parts)) if plan.trains(task) else 0
-    seconds = len(clips) * (hear + rounds * learn) + (rounds * len(parts.val) + len(parts.test)) * (hear + learn / 3)
-    what = f"{recipe.adapter.spec} on {recipe.backbone.name}, {len(clips):,} clips"
-    if not quiet:
-        terminal.say(f"{what}: about {_spoken(seconds)}" + (", or less" if rounds else ""), error=True)
+    windows, scored, tested = (sum(len(group) for group in groups) for groups in (train, val, test))
+    seconds = windows * (hear + rounds * learn) + (rounds * scored + tested) * (hear + learn / 3)
+    what = f"{recipe.adapter.spec} on {recipe.backbone.name}, {len(parts.train):,} clips"
+    terminal.say(f"{what}: about {_spoken(seconds)}" + (" at most" if rounds else ""), error=True)
 
 
 def _learning(task: Any, batch: Batch) -> float:

@@ -21,11 +21,19 @@ OWN_SPLITS = {
 
 @dataclass(frozen=True)
 class Split:
-    """Clips by what they are for."""
+    """Clips by what they are for.
+
+    Args:
+        train: that are learnt from.
+        val: that choose the best epoch.
+        test: that are only scored.
+        drawn: whether `val` was drawn from the training clips, and is no split of the data's or the user's own.
+    """
 
     train: list[Clip]
     val: list[Clip]
     test: list[Clip]
+    drawn: bool = False
 
 
 def split(clips: Sequence[Clip], data: Data, seed: int) -> Split:
@@ -47,11 +55,12 @@ def split(clips: Sequence[Clip], data: Data, seed: int) -> Split:
     train = select(usable, data.train, None) if data.train else [c for c in usable if c.split not in kept_out]
     if data.per_class:
         train = per_class(train, data.per_class, seed if data.per_class_from == "seeded" else None)
-    if not data.val and data.hold_out:
+    drawn = not data.val and data.hold_out > 0
+    if drawn:
         train, val = hold_out(train, data.hold_out, seed)
     if not train:
         raise DataError(f"no clip of {len(clips)} is left to train on; check data.train, data.licences and data.test")
-    return Split(list(train), list(val), list(test))
+    return Split(list(train), list(val), list(test), drawn)
 
 
 def check_heard(clips: Sequence[Clip], kept: Sequence[Clip], bad: Mapping[str, str]) -> None:

@@ -229,8 +229,8 @@ def shift(waves: Tensor, generator: torch.Generator, *, max_seconds: float, rate
     if max_seconds < 0 or rate_hz < 0:
         raise UsageError(f"shift came as {max_seconds} s at {rate_hz} Hz; wanted numbers of 0 or more")
     most = round(max_seconds * rate_hz)
-    offsets = torch.randint(-most, most + 1, (len(waves),), generator=generator, device=generator.device)
-    return roll_rows(waves, offsets)
+    draws = torch.rand(len(waves), generator=generator, device=generator.device, dtype=torch.float64)
+    return roll_rows(waves, (draws * (2 * most + 1)).long() - most)  # of one seed the same time at every rate
 
 
 def roll_rows(waves: Tensor, offsets: Tensor) -> Tensor:

@@ -130,6 +130,9 @@ class Classifier:
         self.class_weights = class_weights
         self.label_smoothing = label_smoothing
         self.augment = Augment() if augment is None else augment
+        whole = [part.name for part in encoder.encoders if not part.depth]
+        if self.augment.drop_tokens and whole:
+            raise UsageError(f"task.augment.drop_tokens wants transformer blocks, but {whole[0]} has none; set it to 0")
         self.listener = Listener(
             encoder, self.augment, layers=layers, kind=pooling,
             window_s=window_s, shortest_s=shortest_s, cache_bytes=cache_bytes,
@@ -238,17 +241,17 @@ class Classifier:
     def _mixed(self, batch: Batch, seed: int) -> Batch:
         """Each clip mixed with another of the batch, the same one in every encoder's part, and their targets alike."""
         assert batch.targets is not None
-        parts, targets = [], batch.targets
+        cached = any(part.tokens is not None for part in batch.parts)
+        alpha = self.augment.token_mixup if cached else self.augment.mixup
+        if not alpha:
+            return batch
+        share, parts, targets = 1.0 if cached else self.augment.mixup_share, [], batch.targets
         for part in batch.parts:
             name = "waves" if part.waves is not None else "tokens"
-            rows, alpha = getattr(part, name), self.augment.mixup if name == "waves" else self.augment.token_mixup
-            if rows is not None and alpha:
-                share = self.augment.mixup_share if name == "waves" else 1.0
-                generator = torch.Generator().manual_seed(seed)
-                mixed, targets = augment.mixup(rows.flatten(1), batch.targets, generator, alpha=alpha, rows=share)
-                mixed = mixed.view_as(rows)
-                part = replace(part, waves=mixed) if name == "waves" else replace(part, tokens=mixed)
-            parts.append(part)
+            rows, generator = getattr(part, name), torch.Generator().manual_seed(seed)
+            mixed, targets = augment.mixup(rows.flatten(1), batch.targets, generator, alpha=alpha, rows=share)
+            mixed = mixed.view_as(rows)
+            parts.append(replace(part, waves=mixed) if name == "waves" else replace(part, tokens=mixed))
         return replace(parts[0], targets=targets, others=tuple(parts[1:]))
 
 

@@ -22,6 +22,8 @@ from ossicle.tasks.features import SEQUENCE, FeatureStore, TokenStore
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
 Heard = tuple[Tensor, Tensor | None]
+# A window cut from a clip may be longer than asked for, as its start is rounded; cut again, it would not be in a cache.
+ROUNDING_S = 2e-3
 
 
 @dataclass(frozen=True)
@@ -272,9 +274,9 @@ class Listener:
 
     def _crop(self, clip: Clip, generator: torch.Generator) -> Clip:
         """A random stretch of `window_s` of a clip that says where it ends."""
-        if self.window_s is None or clip.end is None or clip.end - clip.start <= self.window_s:
+        room = 0.0 if self.window_s is None or clip.end is None else clip.end - clip.start - self.window_s
+        if self.window_s is None or room <= ROUNDING_S:
             return clip
-        room = clip.end - clip.start - self.window_s
         start = clip.start + room * float(torch.rand((), generator=generator))
         return replace(clip, start=start, end=start + self.window_s)
 

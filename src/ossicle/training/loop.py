@@ -1,6 +1,7 @@
 """The training loop: one file, read top to bottom, for every task."""
 
 import json
+import math
 import signal
 import threading
 import time
@@ -165,7 +166,7 @@ class _Run:
             line |= {f"val_{k}": v for k, v in scores.items() if isinstance(v, int | float)}
         self.history.append(line)
         value = line.get(f"val_{self.task.best_by}")
-        better = value is not None and (self.best is None or _as_good(self.task.best_by, value, self.best))
+        better = _as_good(self.task.best_by, value, self.best)
         self.best = value if better else self.best
         if better or self.best is None or self.settings.keep != "best":  # without a score the last epoch is kept
             store.save_weights(self.out, self.task.parts())
@@ -235,9 +236,11 @@ class _Run:
         return {f"{n}/{k}": p for n, m in parts.items() for k, p in m.named_parameters() if p.requires_grad}
 
 
-def _as_good(name: str, value: float, best: float) -> bool:
-    """Whether a score is at least as good: of equal epochs the later one is kept."""
-    return value <= best if name in LESS_IS_BETTER else value >= best
+def _as_good(name: str, value: float | None, best: float | None) -> bool:
+    """Whether there is a score, and at least as good a one: of equal epochs the later one is kept."""
+    if value is None or math.isnan(value):
+        return False
+    return best is None or (value <= best if name in LESS_IS_BETTER else value >= best)
 
 
 def best_epoch(history: Sequence[dict[str, Any]], best_by: str) -> int:
@@ -246,7 +249,7 @@ def best_epoch(history: Sequence[dict[str, Any]], best_by: str) -> int:
     found = 0
     for line in history:
         value = line.get(f"val_{best_by}")
-        if value is not None and (best is None or _as_good(best_by, value, best)):
+        if _as_good(best_by, value, best):
             best, found = value, int(line["epoch"])
     return found
 
