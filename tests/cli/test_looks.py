@@ -96,7 +96,7 @@ def test_labels_and_folders_with_brackets_are_printed_whole(
     out = tmp_path / "[out]"
     options = ("--adapter", "probe()", "--set", "train.epochs=1", "--set", "data.hold_out=0")
     run = ossicle("train", "classify", data, "--out", out, *options)
-    assert run.code == 1 and "left out: [red]text.wav" in run.err and f"adapter in {out}" in run.out
+    assert run.code == 1 and "left out: [bird]/[red]text.wav" in run.err and f"adapter in {out}" in run.out
     run = ossicle("predict", out, data, "--out", tmp_path / "[x].csv")
     assert run.code == 1 and f"in {tmp_path / '[x].csv'}; 1 could not be read" in run.out
     truth = tmp_path / "truth.csv"

@@ -22,7 +22,16 @@ from ossicle.backbones import network, weights
 from ossicle.pictures import figures
 
 TONES = {"low": 300.0, "high": 3000.0}
-PROBE = ("--adapter", "probe()", "--set", "train.epochs=1", "--set", "train.precision=float32")
+PROBE = (
+    "--backbone",
+    "whisper-tiny.en",
+    "--adapter",
+    "probe()",
+    "--set",
+    "train.epochs=1",
+    "--set",
+    "train.precision=float32",
+)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +145,7 @@ def test_train_says_what_is_wrong(ossicle, sounds, adapter, tmp_path):
         ((sounds, "--set", "train.epoch=3"), "did you mean 'train.epochs'?"),
         ((sounds, "--set", "train.batch=0"), "train.batch=0"),
         ((sounds, "--set", "train"), "cannot read --set train"),
-        ((sounds, "--set", "task.layers=[9]", "--adapter", "probe()"), "layers 0 (stem) to 4 but got 9"),
+        ((sounds, "--set", "task.layers=[9]", *PROBE), "layers 0 (stem) to 4 but got 9"),
         ((sounds, "--recipe", tmp_path / "absent.toml"), "No such file"),
         ((sounds, "--resume"), "nothing to resume"),
         ((sounds, "--set", "data.val=['dev']"), "unknown split 'dev'"),
@@ -284,7 +293,12 @@ def test_attention_of_full_fine_tuning_is_drawn_beside_the_frozen_one(
 ):
     settings = ("--set", "train.epochs=1", "--set", "train.precision=float32", "--set", "train.lr=0.01")
     out, drawn = tmp_path / "full", {}
-    assert ossicle("train", "classify", sounds, "--out", out, "--adapter", "full()", *settings).code == 0
+    assert (
+        ossicle(
+            "train", "classify", sounds, "--out", out, "--backbone", "whisper-tiny.en", "--adapter", "full()", *settings
+        ).code
+        == 0
+    )
     monkeypatch.setattr(figures, "attention_maps", lambda rows, *rest: drawn.update(rows))
     sound = sounds / "low" / "0.wav"
     assert ossicle("plot", "attention", out, sound, "--at", "0.1", "--out", tmp_path / "a.png").code == 0
@@ -353,7 +367,20 @@ def interrupted(args: list[object], ready: Callable[[], bool], seconds: float = 
 
 def test_ctrl_c_in_train_goes_on(ossicle, sounds, tmp_path, whisper_weights):
     out = tmp_path / "out"
-    args = ["train", "classify", sounds, "--out", out, "--adapter", "probe()", "--set", "train.epochs=100000"]
+    args = [
+        "train",
+        "classify",
+        sounds,
+        "--out",
+        out,
+        *PROBE,
+        "--set",
+        "task.head=trained",
+        "--set",
+        "train.epochs=100000",
+        "--set",
+        "train.patience=0",
+    ]
     stopped = interrupted(args, (out / "last.ckpt").exists)
     assert stopped.code == 1 and "stopped in epoch" in stopped.said and "--resume" in stopped.said
     done = len(rows(out / "metrics.jsonl"))

@@ -249,7 +249,7 @@ def test_foretelling_changes_nothing(clips, tmp_path, monkeypatch, spec):
     told = said(monkeypatch)
     iterate.foretell(plan, task, parts, quiet=False)
     assert torch.equal(torch.rand(4), wanted)
-    assert len(told) == 1 and told[0].startswith(f"{spec} on whisper-tiny.en, 9 clips: at most about ")
+    assert len(told) == 1 and told[0].startswith(f"{spec} on whisper-tiny.en, 9 clips: about ")
     after = store.collect(task.parts())
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert all(p.grad is None for part in task.parts().values() for p in part.parameters())
@@ -299,9 +299,7 @@ def test_foretelling_never_ends_a_run(tmp_path, clips, monkeypatch, error):
 
 def test_what_takes_longer_is_said_to(clips, monkeypatch):
     times = {}
-    monkeypatch.setattr(
-        iterate, "_timed", lambda task, given, learns: [0.3 * len(given) if learns else 0.1 * len(given)]
-    )
+    monkeypatch.setattr(iterate, "_learning", lambda task, batch: 3.0 * len(batch.clips))  # 3 s a clip
     for name, changes in {
         "twice": [], "once": ["train.keep=last"], "long": ["train.epochs=400"],
         "fitted": ["adapter.spec=probe()", "data.hold_out=0"],
@@ -310,4 +308,6 @@ def test_what_takes_longer_is_said_to(clips, monkeypatch):
         plan, task, parts = plan_of(clips, *changes)
         iterate.foretell(plan, task, parts, quiet=False)
         times[name] = told[0].rpartition("about ")[2]
-    assert times == {"twice": "25 s", "once": "13 s", "long": "40 min", "fitted": "1 s"}
+    assert times["long"].endswith(" h at most") and times["fitted"] in ("1 s", "2 s")
+    twice, once = (int(times[name].partition(" min at most")[0]) for name in ("twice", "once"))
+    assert abs(twice - 2 * once) <= 2 and once >= 2

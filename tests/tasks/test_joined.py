@@ -187,7 +187,9 @@ def test_spec_augment_changes_every_part_and_only_in_training(tmp_path):
 
 @pytest.mark.parametrize("encoders", [lambda: [tiny.tagger()], lambda: [tiny.encoder("whisper"), tiny.tagger()]])
 def test_tokens_of_a_tagger_cannot_be_dropped(encoders):
-    with pytest.raises(UsageError, match=r"task\.augment\.drop_tokens .* but tiny-mobile has none; set it to 0"):
+    with pytest.raises(
+        UsageError, match=r"task\.augment\.drop_tokens .* but tiny-mobile is convolutional and has none; set it to 0"
+    ):
         classifier(*encoders(), augment=Augment(drop_tokens=0.2))
 
 

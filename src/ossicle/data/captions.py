@@ -46,17 +46,16 @@ def candidates(path: Path) -> Said:
         if error and not string(row.cells.get(column or "")).strip():
             said.failed[name] = error
             continue
-        if column is None:
-            where = "has no column of captions" if row is rows[0] else f"line {row.line} has no caption"
-            raise DataError(f"{path.name} {where}; name it one of {', '.join(CANDIDATES)}")
-        value = row.cells[column]
-        texts = [] if value is None or value != value else _texts(path, row, column)
+        if column is None and row is rows[0]:
+            raise DataError(f"{path.name} has no column of captions; name it one of {', '.join(CANDIDATES)}")
+        value = row.cells.get(column or "")
+        texts = [] if column is None or value is None or value != value else _texts(path, row, column)
         wrong += [] if len(texts) == 1 else [f"{name} (line {row.line})"]
         said.captions[name] = texts[0] if texts else ""
     if twice:
         raise DataError(f"{path.name} has {len(twice)} id(s) more than once: {shorten(twice)}; keep one caption each")
     if wrong:
-        told = f"{path.name} has {len(wrong)} row(s) whose {column} is not one text: {shorten(wrong)}"
+        told = f"{path.name} has {len(wrong)} row(s) whose caption is not one text: {shorten(wrong)}"
         raise DataError(f'{told}; give one caption each, "" where the system said nothing')
     if not any(text.strip() for text in said.captions.values()):
         told = f"{path.name} has no caption: of {len(rows)} row(s) {len(said.failed)} have an error"

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from ossicle.backbones.encoder import no_drop
 from ossicle.backbones.joined import Encoders
 from ossicle.backbones.layers import Standardize
 from ossicle.contracts import Batch, Clip, Prediction
@@ -132,7 +133,7 @@ class Classifier:
         self.augment = Augment() if augment is None else augment
         whole = [part.name for part in encoder.encoders if not part.depth]
         if self.augment.drop_tokens and whole:
-            raise UsageError(f"task.augment.drop_tokens wants transformer blocks, but {whole[0]} has none; set it to 0")
+            raise UsageError(no_drop(whole[0]))
         self.listener = Listener(
             encoder, self.augment, layers=layers, kind=pooling,
             window_s=window_s, shortest_s=shortest_s, cache_bytes=cache_bytes,
