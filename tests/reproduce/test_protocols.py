@@ -42,7 +42,8 @@ def tones(tmp_path_factory) -> Dataset:
 
 
 def recipe(*changes: str) -> config.Recipe:
-    return config.read(None, [*QUICK, "adapter.spec=lora(rank=2)+norm()", *changes])
+    named = ("backbone.name=whisper-tiny.en", "adapter.spec=lora(rank=2)+norm()")
+    return config.read(None, [*QUICK, *named, *changes])
 
 
 def test_folds_rotate_with_and_without_validation() -> None:
