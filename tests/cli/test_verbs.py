@@ -367,20 +367,8 @@ def interrupted(args: list[object], ready: Callable[[], bool], seconds: float = 
 
 def test_ctrl_c_in_train_goes_on(ossicle, sounds, tmp_path, whisper_weights):
     out = tmp_path / "out"
-    args = [
-        "train",
-        "classify",
-        sounds,
-        "--out",
-        out,
-        *PROBE,
-        "--set",
-        "task.head=trained",
-        "--set",
-        "train.epochs=100000",
-        "--set",
-        "train.patience=0",
-    ]
+    long = ("--set", "task.head=trained", "--set", "train.epochs=100000", "--set", "train.keep=last")
+    args = ["train", "classify", sounds, "--out", out, *PROBE, *long]
     stopped = interrupted(args, (out / "last.ckpt").exists)
     assert stopped.code == 1 and "stopped in epoch" in stopped.said and "--resume" in stopped.said
     done = len(rows(out / "metrics.jsonl"))
