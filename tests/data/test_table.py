@@ -123,11 +123,11 @@ def test_cocos_answers_and_references_have_the_same_ids(tmp_path: Path) -> None:
     (tmp_path / "refs.json").write_text(json.dumps({"images": images, "annotations": rows}))
     (tmp_path / "cands.json").write_text(json.dumps([{"image_id": 17, "caption": "Water."}]))
     assert captions.references(tmp_path / "refs.json") == {"17": ["It rains.", "Rain."]}
-    assert captions.candidates(tmp_path / "cands.json") == {"17": "Water."}
+    assert captions.candidates(tmp_path / "cands.json").captions == {"17": "Water."}
     (tmp_path / "cands.json").write_text('{"17": ["Water."], "18": "Wind."}')
-    assert captions.candidates(tmp_path / "cands.json") == {"17": "Water.", "18": "Wind."}
+    assert captions.candidates(tmp_path / "cands.json").captions == {"17": "Water.", "18": "Wind."}
     (tmp_path / "cands.json").write_text('{"17": ["Water.", "Rain."]}')
-    with pytest.raises(DataError, match="line 1 has 2 captions of 17; a system gives one each"):
+    with pytest.raises(DataError, match=r"whose caption is not one text: 17 \(line 1\)"):
         captions.candidates(tmp_path / "cands.json")
 
 
