@@ -128,6 +128,8 @@ def from_checkpoint(name: str, path: Path) -> Encoder:
         raise WeightsError(f"{path.name} does not fit {name}: {listed}; give a checkpoint of {name}")
     encoder = chosen.make(name, sizes)
     encoder.load_state_dict(state, strict=False)
+    if not encoder.depth:  # convolutions are quicker so on a CPU (benchmarks/results/speed_taggers.json)
+        encoder.stem.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     encoder.digest, encoder.origin = weights.digest(path), weights.provenance(path)
     return freeze(encoder)
 

@@ -7,7 +7,6 @@ Squeeze-and-excitation looks at a clip as a whole: rows of unequal length run in
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -142,9 +141,8 @@ class MobileStem(nn.Module):
 
     def _map(self, features: Tensor) -> Tensor:
         """(batch, frames, mels) of one length to (batch, time, freq, dim)."""
-        x = features.transpose(1, 2)[:, None].contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
-        y: Tensor = self.features(x)
-        return y.permute(0, 3, 2, 1)
+        x: Tensor = self.features(features.transpose(1, 2)[:, None])
+        return x.permute(0, 3, 2, 1)
 
 
 def make(name: str, sizes: MobileSizes) -> Encoder:
