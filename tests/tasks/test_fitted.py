@@ -121,3 +121,11 @@ def test_held_out_probabilities_are_as_sure_as_they_are_right() -> None:
     held = fitted.fit([features], targets, names(len(features))).held_out
     sure, right = held.max(1).mean(), (held.argmax(1) == targets.argmax(1)).mean()
     assert abs(sure - right) < 0.05 < 1 - right
+
+
+def test_a_head_is_never_surer_than_its_clips_allow() -> None:
+    features, targets = clouds(each=10, apart=30.0)
+    found = fitted.fit([features], targets, names(30))
+    sure = given(found, features).max(1)
+    assert (found.held_out.argmax(1) == targets.argmax(1)).all()
+    assert 0.9 < sure.mean() < 0.999

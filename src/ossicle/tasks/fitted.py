@@ -141,20 +141,25 @@ class _Search:
         return self._known[strength, shares]
 
     def sharpness(self, strength: float, shares: tuple[float, ...]) -> float:
-        """The factor of the held-out logits at which their log loss is least; 1 without folds."""
-        return self._sharpened(strength, shares)[1] if self.folds else 1.0
+        """The factor of the held-out logits at which their log loss is least; 1 without folds.
+
+        One clip more than there are counts as of any class (Platt 1999): where all held-out clips are right, a head is
+        as sure as so many clips allow, not without bounds.
+        """
+        return self._sharpened(strength, shares, 1 / (len(self.targets) + 1))[1] if self.folds else 1.0
 
     def _loss(self, strength: float, shares: tuple[float, ...]) -> float:
         return round(self._sharpened(strength, shares)[0], 3)  # of equals the first, which has the smaller share
 
-    def _sharpened(self, strength: float, shares: tuple[float, ...]) -> tuple[float, float]:
-        """The least log loss of the held-out logits times a factor, and the factor."""
+    def _sharpened(self, strength: float, shares: tuple[float, ...], doubt: float = 0.0) -> tuple[float, float]:
+        """The least log loss of the held-out logits times a factor, and the factor; with some doubt of the targets."""
         from scipy.optimize import minimize_scalar
 
         logits = self.logits(strength, shares)
+        targets = (1 - doubt) * self.targets + doubt / (2 if self.several else self.targets.shape[1])
 
         def loss(power: float) -> float:
-            return log_loss(probabilities(np.exp(power) * logits, self.several), self.targets, self.several)
+            return log_loss(probabilities(np.exp(power) * logits, self.several), targets, self.several)
 
         found = minimize_scalar(loss, bounds=SHARPEST, method="bounded")
         return float(found.fun), float(np.exp(found.x))
