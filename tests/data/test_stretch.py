@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tests.conftest import need
 
 from ossicle.contracts import Clip
 from ossicle.data import open_data
@@ -207,8 +208,8 @@ def test_a_table_of_a_recording_that_is_not_there(tmp_path: Path) -> None:
         open_data(str(tmp_path / "x.Table.1.selections.txt"))
 
 
-@pytest.mark.skipif(not FIELD.is_file(), reason="the recordings of the field are not here")
 def test_a_table_from_the_field(tmp_path: Path) -> None:
+    need(FIELD.is_file(), "../shared/data/field")
     shutil.copy(FIELD, tmp_path)
     put(tmp_path, f"{FIELD.name.partition('.')[0]}.wav")
     assert find("t", read_table(FIELD)).columns.keys() == {"start", "end"}
