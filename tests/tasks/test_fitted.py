@@ -129,3 +129,34 @@ def test_a_head_is_never_surer_than_its_clips_allow() -> None:
     sure = given(found, features).max(1)
     assert (found.held_out.argmax(1) == targets.argmax(1)).all()
     assert 0.9 < sure.mean() < 0.999
+
+
+def test_what_all_clips_share_hides_nothing_where_features_are_whitened() -> None:
+    features, targets = clouds(classes=5, each=30, width=40, apart=0.6)
+    random = np.random.default_rng(3)
+    loud = 20 * random.standard_normal((len(features), 3)) @ random.standard_normal((3, 40))
+    features = (features + loud).astype(np.float32)
+    learn, test = np.arange(0, len(features), 2), np.arange(1, len(features), 2)
+    right = {}
+    for whiten in (False, True):
+        found = fitted.fit([features[learn]], targets[learn], names(len(learn)), whiten=[whiten])
+        right[whiten] = (given(found, features[test]).argmax(1) == targets[test].argmax(1)).mean()
+    assert right[True] > right[False] + 0.1
+
+
+def test_whitened_features_are_folded_into_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitted, "TOLERANCE", 1e-6)
+    features, targets = clouds(width=8)
+    features[:, :4] += 5 * features[:, 4:]
+    blocks = [features[:, :3], features[:, 3:]]
+    found = fitted.fit(blocks, targets, names(len(features)), whiten=[False, True])
+    x = [(b - b.mean(0)) / b.std(0) / np.sqrt(b.shape[1]) for b in blocks]
+    left, values, right = np.linalg.svd(x[1].astype(np.float64), full_matrices=False)
+    variances = values**2 / len(features)
+    gains = 1 / np.sqrt(variances + variances.mean())
+    gains *= np.sqrt(variances.sum() / (variances * gains**2).sum())
+    x[1] = left * values * gains @ right
+    joined = np.concatenate([share * part for share, part in zip(found.shares, x, strict=True)], axis=1)
+    library = LogisticRegression(C=found.strength, max_iter=1000, tol=1e-6).fit(joined, targets.argmax(1))
+    logits = found.sharpness * library.decision_function(joined)
+    assert np.allclose(given(found, features), fitted.probabilities(logits, False), atol=1e-3)

@@ -156,6 +156,7 @@ def make(name: str, sizes: MobileSizes) -> Encoder:
         blocks=[],
         norm=Socket(),
         dim=sizes.dim,
+        usual_whitening=False,  # each channel already says something of its own (results: quality_default.json)
         tags=Tags("audioset", head, pooled=True),
     )
 

@@ -35,6 +35,7 @@ class Encoder(nn.Module):
         dim: width of the tokens.
         usual_layers: whose outputs a classifier pools if it is not told; empty is the last.
         usual_pooling: how, see `tasks.features.pool`.
+        usual_whitening: whether a fitted head whitens what is pooled, see `tasks.fitted`.
         tags: the head a tagger was published with, or None.
 
     `active` names the adapter used when a call does not say; `adapters` is kept by `adapters.inject`.
@@ -51,6 +52,7 @@ class Encoder(nn.Module):
         dim: int,
         usual_layers: Sequence[int] = (),
         usual_pooling: str = "mean",
+        usual_whitening: bool = True,
         tags: Tags | None = None,
     ) -> None:
         super().__init__()
@@ -63,7 +65,7 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
         self.usual_layers = tuple(usual_layers) or (self.depth,)
-        self.usual_pooling = usual_pooling
+        self.usual_pooling, self.usual_whitening = usual_pooling, usual_whitening
         self.tags = tags
         self.digest = ""
         self.origin: dict[str, Any] = {"source": "path", "origin": name, "verified": False}

@@ -158,6 +158,7 @@ class ClassifyPlan:
         found = fitted.fit(
             blocks, task.targets(clips).numpy(), [c.group or str(c.path) for c in clips], several=task.binary,
             class_weights=None if self.weights is None else self.weights.numpy(), seed=self.recipe.train.seed,
+            whiten=[encoder.usual_whitening for encoder in task.encoder.encoders],
         )  # fmt: skip
         task.head.fill(found.mean, found.std, found.weight, found.bias)
         names = [encoder.name for encoder in task.encoder.encoders]

@@ -4,6 +4,10 @@ Each encoder's features are standardised and divided by the square root of their
 whatever their size; then each gets a share. Shares and strength are chosen by cross-validation inside the training
 clips, groups kept together. A share may be 0: an encoder that brings nothing costs nothing.
 
+Most encoders spend most of their variance on a few directions that say little of what sounds, such as loudness. Their
+features are whitened: along each principal axis divided by the root of its variance plus the mean one, so that an axis
+with hardly any variance is not blown up to noise.
+
 What chooses is the log loss at the best temperature (Guo et al. 2017): a strong regularisation ranks best and is far
 too unsure of it, and one number mends that. The temperature is part of the fitted weights.
 """
@@ -61,7 +65,7 @@ class Fitted:
 
 def fit(
     blocks: Sequence[Array], targets: Array, groups: Sequence[str], *, several: bool = False,
-    class_weights: Array | None = None, seed: int = 0,
+    class_weights: Array | None = None, seed: int = 0, whiten: Sequence[bool] = (),
 ) -> Fitted:  # fmt: skip
     """Fit a head on features.
 
@@ -72,18 +76,22 @@ def fit(
         several: each class by itself, for clips with any number of labels; otherwise one softmax over all.
         class_weights: (classes,) of a class's clips, or None.
         seed: of the folds.
+        whiten: of each encoder; empty is none.
     """
     from threadpoolctl import threadpool_limits
 
     means = [block.mean(axis=0) for block in blocks]
     stds = [np.maximum(block.std(axis=0), 1e-5) * np.sqrt(block.shape[1]) for block in blocks]
     ready = [((b - m) / s).astype(np.float32) for b, m, s in zip(blocks, means, stds, strict=True)]
+    turns = [_whitening(x) if wanted else None for x, wanted in zip(ready, whiten or [False] * len(ready), strict=True)]
+    ready = [x if turn is None else x @ turn for x, turn in zip(ready, turns, strict=True)]
     search = _Search(ready, targets, groups, several, class_weights, seed)
     with threadpool_limits(limits=1):  # the products are small; threads that wait for each other cost more than they do
         strength, shares = search.choose()
         x = np.concatenate([share * block for share, block in zip(shares, ready, strict=True)], axis=1)
         weight, bias = _solve(x, targets, strength, several, class_weights)
     sharpness = search.sharpness(strength, shares)
+    weight = _turned(weight, turns, [block.shape[1] for block in blocks])
     scale = [np.full(len(s), max(share, FAINTEST)) for share, s in zip(shares, stds, strict=True)]
     quiet = np.concatenate([np.full(len(s), share > 0) for share, s in zip(shares, stds, strict=True)])
     return Fitted(
@@ -91,6 +99,24 @@ def fit(
         sharpness * bias, strength, sharpness, shares,
         len(search.folds), probabilities(sharpness * search.logits(strength, shares), several), search.rows,
     )  # fmt: skip
+
+
+def _whitening(x: Array) -> Array:
+    """(width, width): what standardised features are multiplied by; their mean variance stays as it is."""
+    _, values, axes = np.linalg.svd(x.astype(np.float64), full_matrices=False)
+    variances = values**2 / len(x)
+    usual = (variances.sum() / x.shape[1]) ** -0.5 if values.any() else 1.0
+    gains = (variances + usual**-2) ** -0.5
+    level = np.sqrt(variances.sum() / (variances * gains**2).sum()) if values.any() else 1.0
+    turn = usual * np.eye(x.shape[1]) + (axes.T * (gains - usual)) @ axes
+    found: Array = (level * turn).astype(np.float32)
+    return found
+
+
+def _turned(weight: Array, turns: Sequence[Array | None], widths: Sequence[int]) -> Array:
+    """(classes, width) weights of whitened features as weights of those that are only standardised."""
+    parts = np.split(weight, np.cumsum(widths)[:-1], axis=1)
+    return np.concatenate([w if t is None else w @ t.T for w, t in zip(parts, turns, strict=True)], axis=1)
 
 
 class _Search:
