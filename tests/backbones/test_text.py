@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ossicle.backbones import text
+from ossicle.backbones import prompt, text
 from ossicle.backbones.text import Lora, language_model
 from ossicle.errors import AdapterError, CheckpointError, UnknownNameError, UsageError, WeightsError
 from tests import tiny
@@ -41,7 +41,7 @@ def written(tokenizer, ids) -> str:
 def test_chat_templates(template, before, after, end):
     """The text in front of the sound, behind it, and the token that ends the assistant's turn."""
     tokenizer = tiny.tokenizer(template)
-    found = text.prompt(tokenizer, ASKED, chat=True)
+    found = prompt.prompt(tokenizer, ASKED, chat=True)
     assert written(tokenizer, found.before) == before
     assert written(tokenizer, found.after) == after
     assert written(tokenizer, [found.end]) == end
@@ -51,34 +51,34 @@ def test_chat_templates(template, before, after, end):
 def test_the_loss_is_taken_of_the_caption_and_its_end_only(template):
     """Padding is told by place, not by the pad token, which is the end token here."""
     tokenizer = tiny.tokenizer(template)
-    end = text.prompt(tokenizer, ASKED, chat=True).end
-    ids = text.targets(tokenizer, end, ["a dog", "rain"])
+    end = prompt.prompt(tokenizer, ASKED, chat=True).end
+    ids = prompt.targets(tokenizer, end, ["a dog", "rain"])
     assert written(tokenizer, ids[0]) == "a dog" + written(tokenizer, [end])
     assert ids[1].tolist() == [*tokenizer("rain")["input_ids"], end, -100]
 
 
 def test_a_special_token_in_a_caption_is_only_letters():
     tokenizer = tiny.tokenizer()
-    ids = text.targets(tokenizer, tokenizer.eos_token_id, ["a <|end|> b"])[0].tolist()
+    ids = prompt.targets(tokenizer, tokenizer.eos_token_id, ["a <|end|> b"])[0].tolist()
     assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
 
 
 def test_plain_prompts():
     tokenizer = tiny.tokenizer(None)
-    found = text.prompt(tokenizer, ASKED, chat=False)
+    found = prompt.prompt(tokenizer, ASKED, chat=False)
     assert written(tokenizer, found.before) == "Describe the following audio clip"
     assert written(tokenizer, found.after) == "\n" and found.end == tokenizer.eos_token_id
 
 
 def test_prompts_that_cannot_be():
     with pytest.raises(UsageError, match=r"has 0 times \[audio\]; write it once"):
-        text.prompt(tiny.tokenizer(), "Describe", chat=True)
+        prompt.prompt(tiny.tokenizer(), "Describe", chat=True)
     with pytest.raises(UsageError, match=r"no chat template; set task\.prompt_form='plain'"):
-        text.prompt(tiny.tokenizer(None), ASKED, chat=True)
+        prompt.prompt(tiny.tokenizer(None), ASKED, chat=True)
     endless = tiny.tokenizer(None)
     endless.eos_token = None
     with pytest.raises(UsageError, match="no end token"):
-        text.prompt(endless, ASKED, chat=False)
+        prompt.prompt(endless, ASKED, chat=False)
 
 
 # --- the model -------------------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def test_prompts_that_cannot_be():
 def test_logits_of_the_last_places_are_those_of_the_whole():
     language = tiny.language()
     ids = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]])
-    whole = language.causal(input_ids=ids).logits
+    whole = language.model(input_ids=ids).logits
     kept = language.logits(language.embed(ids), torch.ones(2, 5), keep=2)
     torch.testing.assert_close(kept, whole[:, -2:], atol=1e-4, rtol=0)
 
@@ -97,9 +97,9 @@ def test_logits_of_the_last_places_are_those_of_the_whole():
 def test_only_the_lora_trains_and_it_starts_silent():
     language = tiny.language()
     ids = torch.tensor([[1, 2, 3]])
-    before = language.causal(input_ids=ids).logits
+    before = language.model(input_ids=ids).logits
     language.add_lora(LORA)
-    torch.testing.assert_close(language.causal(input_ids=ids).logits, before)
+    torch.testing.assert_close(language.model(input_ids=ids).logits, before)
     names = [name for name, p in language.named_parameters() if p.requires_grad]
     assert names and all(".lora_" in name and ("q_proj" in name or "k_proj" in name) for name in names)
     wide, kv = 32, 16
@@ -108,10 +108,10 @@ def test_only_the_lora_trains_and_it_starts_silent():
 
 def test_dropout_is_the_loras_alone():
     language = tiny.language()
-    language.causal.model.layers[0].self_attn.attention_dropout = 0.5
+    language.model.model.layers[0].self_attn.attention_dropout = 0.5
     language.add_lora(Lora(rank=3, dropout=0.5))
     language.train()
-    assert not language.causal.training and language.training
+    assert not language.model.training and language.training
     dropouts = [m for path, m in language.named_modules() if path.endswith("lora_dropout.default")]
     assert dropouts and all(m.training for m in dropouts)
     assert not any(m.training for m in language.eval().modules())
@@ -132,13 +132,13 @@ def test_lora_is_saved_in_pefts_format(tmp_path):
     randomise(language)
     language.save(tmp_path / "llm")
     ids = torch.tensor([[1, 2, 3]])
-    told = language.causal(input_ids=ids).logits
+    told = language.model(input_ids=ids).logits
     with pytest.warns():
-        theirs = peft.PeftModel.from_pretrained(tiny.language().causal, str(tmp_path / "llm"))
+        theirs = peft.PeftModel.from_pretrained(tiny.language().model, str(tmp_path / "llm"))
     torch.testing.assert_close(theirs(input_ids=ids).logits, told, atol=1e-4, rtol=0)
     ours = tiny.language()
     ours.load_lora(tmp_path / "llm")
-    torch.testing.assert_close(ours.causal(input_ids=ids).logits, told, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours.model(input_ids=ids).logits, told, atol=1e-4, rtol=0)
     config = json.loads((tmp_path / "llm" / text.CONFIG).read_text())
     assert config["base_model_name_or_path"] == "tiny-llama" and (config["r"], config["lora_alpha"]) == (3, 6)
     assert str(tmp_path) not in (tmp_path / "llm" / text.CONFIG).read_text()
@@ -169,7 +169,7 @@ def test_without_a_lora_nothing_is_saved(tmp_path):
 
 def test_a_folder_of_transformers(tmp_path):
     language = tiny.language()
-    language.causal.save_pretrained(tmp_path / "mine")
+    language.model.save_pretrained(tmp_path / "mine")
     language.tokenizer.save_pretrained(tmp_path / "mine")
     loaded = language_model(str(tmp_path / "mine"))
     assert loaded.name == "mine" and loaded.sizes() == language.sizes() and len(loaded.digest) == 64
@@ -196,7 +196,7 @@ def test_a_sample_of_weights_tells_models_apart_in_any_precision():
     assert language.sizes() == [len(tiny.tokenizer()), 32, 2] == tiny.language(seed=1).sizes()
     known = language.sample()
     coarse = tiny.language()
-    table = coarse.causal.get_input_embeddings().weight
+    table = coarse.model.get_input_embeddings().weight
     step = float(table.abs().max()) / 8  # four bits
     table.data = (table / step).round() * step
     assert text.alike(known, coarse.sample()) > 0.95 and text.alike(known, tiny.language(seed=1).sample()) < 0.5

@@ -290,9 +290,9 @@ def test_the_merged_forward_is_that_of_peft_and_of_the_folded_sum(tmp_path, five
     merge(five, tmp_path / "out")
     ours = build.load(str(tmp_path / "out")).task.language
     ids = torch.tensor([[1, 2, 3, 4]])
-    told = ours.causal(input_ids=ids).logits
+    told = ours.model(input_ids=ids).logits
     with pytest.warns():
-        theirs = peft.PeftModel.from_pretrained(tiny.language().causal, str(Path(five[0]) / store.LLM), "a0")
+        theirs = peft.PeftModel.from_pretrained(tiny.language().model, str(Path(five[0]) / store.LLM), "a0")
         for i, folder in enumerate(five[1:], 1):
             theirs.load_adapter(str(Path(folder) / store.LLM), f"a{i}")
     names = [f"a{i}" for i in range(5)]
@@ -302,7 +302,7 @@ def test_the_merged_forward_is_that_of_peft_and_of_the_folded_sum(tmp_path, five
     saved = peft.get_peft_model_state_dict(theirs, adapter_name="cat", save_embedding_layers=False)
     state = text.read_lora(tmp_path / "out" / store.LLM)
     assert saved.keys() == state.keys() and all(torch.equal(saved[key], state[key]) for key in saved)
-    folded = tiny.language().causal
+    folded = tiny.language().model
     for folder in five:
         for key, delta in corrections(Path(folder)).items():
             path = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")

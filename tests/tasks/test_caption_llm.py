@@ -55,7 +55,7 @@ def test_soft_tokens_stand_in_the_prompts_place(clips, template, pooling, tokens
     prefix = task.prefix(batch)
     front, back = len(task.prompt.before), len(task.prompt.after)
     assert prefix.shape == (3, front + tokens + back, task.language.width)
-    table = task.language.causal.get_input_embeddings().weight
+    table = task.language.model.get_input_embeddings().weight
     assert torch.equal(prefix[1, :front], table[list(task.prompt.before)])
     assert torch.equal(prefix[1, -back:], table[list(task.prompt.after)])
     torch.testing.assert_close(prefix[:, front : front + tokens], task.mapper(*task.heard(batch)))
@@ -72,7 +72,7 @@ def test_the_loss_is_the_mean_over_caption_and_end_tokens(clips, template):
     embedded = torch.cat([prefix, task.language.embed(known)], dim=1)
     labels = torch.cat([torch.full(prefix.shape[:2], -100), batch.targets], dim=1)
     mask = torch.cat([torch.ones(prefix.shape[:2]), (batch.targets != -100).float()], dim=1)
-    theirs = task.language.causal(inputs_embeds=embedded, attention_mask=mask, labels=labels).loss
+    theirs = task.language.model(inputs_embeds=embedded, attention_mask=mask, labels=labels).loss
     torch.testing.assert_close(task.loss(batch), theirs)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests import tiny
 
-from ossicle.backbones.text import LanguageModel
+from ossicle.backbones.text import Given, LanguageModel
 from ossicle.errors import UsageError
 from ossicle.tasks import decode
 from ossicle.tasks.decode import Decoding, Written
@@ -32,11 +32,11 @@ def end(language) -> int:
 def test_log_probabilities_are_those_of_the_model(language, prefix):
     texts = ["a dog", "rain", "b"]
     for row, said, (told, tokens) in zip(
-        prefix, texts, decode.log_probs(language, prefix, texts, end(language)), strict=True
+        prefix, texts, decode.log_probs(language, Given(prefix), texts, end(language)), strict=True
     ):
         ids = [*language.tokenizer(said)["input_ids"], end(language)]
         embedded = torch.cat([row, language.embed(torch.tensor(ids))])[None]
-        logits = language.causal(inputs_embeds=embedded).logits[0, 4:-1].log_softmax(-1)
+        logits = language.model(inputs_embeds=embedded).logits[0, 4:-1].log_softmax(-1)
         assert tokens == len(ids)
         assert told == pytest.approx(sum(logits[i, token].item() for i, token in enumerate(ids)), abs=1e-3)
 
@@ -44,11 +44,11 @@ def test_log_probabilities_are_those_of_the_model(language, prefix):
 @pytest.mark.numerics
 def test_greedy_takes_the_likeliest_token_each_time(language, prefix):
     how = replace(SHORT, method="greedy", min_tokens=0)
-    for row, found in zip(prefix, decode.write(language, prefix, end(language), how), strict=True):
+    for row, found in zip(prefix, decode.write(language, Given(prefix), end(language), how), strict=True):
         ids: list[int] = []
         for _ in range(how.max_tokens):
             embedded = torch.cat([row, language.embed(torch.tensor(ids, dtype=torch.long))])[None]
-            ids.append(int(language.causal(inputs_embeds=embedded).logits[0, -1].argmax()))
+            ids.append(int(language.model(inputs_embeds=embedded).logits[0, -1].argmax()))
             if ids[-1] == end(language):
                 break
         wanted = " ".join(language.tokenizer.decode(ids, skip_special_tokens=True).split())
@@ -60,26 +60,26 @@ def test_greedy_takes_the_likeliest_token_each_time(language, prefix):
 def test_what_was_written_is_as_likely_as_the_model_says(language, prefix, method):
     """From the scores of the writing itself, against the model asked again, token by token."""
     spied = []
-    generate = language.causal.generate
+    generate = language.model.generate
 
     def watched(**given):
         spied.append(generate(**given))
         return spied[-1]
 
-    language.causal.generate = watched
+    language.model.generate = watched
     try:
-        found = decode.write(language, prefix, end(language), replace(SHORT, method=method, no_repeat=2))
+        found = decode.write(language, Given(prefix), end(language), replace(SHORT, method=method, no_repeat=2))
     finally:
-        del language.causal.generate
+        del language.model.generate
     rows = [row for made in spied for row in made.sequences]
     for start, ids, (told, *_) in zip(prefix, rows, found, strict=True):
         stop = ids.tolist().index(end(language)) + 1 if end(language) in ids else len(ids)
-        wanted = decode.score(language, start[None], ids[None, :stop]).sum().item()
+        wanted = language.score(Given(start[None]), ids[None, :stop]).sum().item()
         assert told.tokens == stop and told.log_prob == pytest.approx(wanted, abs=1e-3)
 
 
 def test_beam_search_finds_no_worse_than_greedy_and_gives_several(language, prefix):
-    several = decode.write(language, prefix, end(language), replace(SHORT, beams=6, candidates=4))
+    several = decode.write(language, Given(prefix), end(language), replace(SHORT, beams=6, candidates=4))
     for row in several:
         each = [w.log_prob / w.tokens for w in row]
         assert 1 < len(row) <= 4 and each == sorted(each, reverse=True) and len({w.text for w in row}) == len(row)
@@ -89,16 +89,16 @@ def test_beam_search_finds_no_worse_than_greedy_and_gives_several(language, pref
 @pytest.mark.parametrize("method", ["greedy", "beam", "nucleus"])
 def test_neighbours_change_nothing(language, prefix, method):
     how = replace(SHORT, method=method)
-    together = decode.write(language, prefix, end(language), how)
-    alone = [decode.write(language, row[None], end(language), how)[0] for row in prefix]
+    together = decode.write(language, Given(prefix), end(language), how)
+    alone = [decode.write(language, Given(row[None]), end(language), how)[0] for row in prefix]
     assert [[w.text for w in row] for row in together] == [[w.text for w in row] for row in alone]
 
 
 def test_length_and_repetition(language, prefix):
-    for row in decode.write(language, prefix, end(language), replace(SHORT, min_tokens=6, no_repeat=1)):
+    for row in decode.write(language, Given(prefix), end(language), replace(SHORT, min_tokens=6, no_repeat=1)):
         letters = [letter for letter in row[0].text if letter.isascii() and not letter.isspace()]
         assert len(letters) == len(set(letters))
-    one = decode.write(language, prefix, end(language), replace(SHORT, max_tokens=1, min_tokens=0))
+    one = decode.write(language, Given(prefix), end(language), replace(SHORT, max_tokens=1, min_tokens=0))
     assert all(len(row[0].text) <= 1 for row in one)
 
 
@@ -118,8 +118,8 @@ def test_consensus_prefers_what_most_say(monkeypatch):
 
 def test_what_cannot_be(language, prefix):
     with pytest.raises(UsageError, match="5 places of prompt and 600 of caption are more than the 512 of tiny-llama"):
-        decode.write(language, prefix, end(language), replace(SHORT, max_tokens=600))
+        decode.write(language, Given(prefix), end(language), replace(SHORT, max_tokens=600))
     with pytest.raises(UsageError, match="greedy decoding writes 1 caption but 3 were asked for"):
-        decode.write(language, prefix, end(language), replace(SHORT, method="greedy", candidates=3))
+        decode.write(language, Given(prefix), end(language), replace(SHORT, method="greedy", candidates=3))
     with pytest.raises(UsageError, match=r"transformers .* has no contrastive search of its own; use beam"):
-        decode.write(language, prefix, end(language), replace(SHORT, method="contrastive"))
+        decode.write(language, Given(prefix), end(language), replace(SHORT, method="contrastive"))

@@ -24,8 +24,6 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
 SAMPLED = 256
-# Some templates write today's date, with which a captioner would read another prompt every day.
-FIXED = {"date_string": "26 Jul 2024"}
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
@@ -51,6 +49,35 @@ def alike(one: Sequence[float], other: Sequence[float]) -> float:
     return float(nn.functional.cosine_similarity(torch.tensor(one), torch.tensor(other), dim=0))
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a language model reads before it writes.
+
+    Args:
+        embedded: (batch, places, width).
+        mask: (batch, places) bool where it is real; None where all is. Of a causal model padding comes first, so that
+            what it writes follows at once.
+    """
+
+    embedded: Tensor
+    mask: Tensor | None = None
+
+    @property
+    def real(self) -> Tensor:
+        """(batch, places) bool."""
+        shape, device = self.embedded.shape[:2], self.embedded.device
+        return torch.ones(shape, dtype=torch.bool, device=device) if self.mask is None else self.mask
+
+    def rows(self, chosen: slice) -> "Given":
+        """Some of the rows."""
+        return Given(self.embedded[chosen], None if self.mask is None else self.mask[chosen])
+
+    def each(self, times: int) -> "Given":
+        """Every row that many times, one after another."""
+        mask = None if self.mask is None else self.mask.repeat_interleave(times, dim=0)
+        return Given(self.embedded.repeat_interleave(times, dim=0), mask)
+
+
 class LanguageModel(nn.Module):
     """A causal language model with its tokenizer. It is frozen; only a LoRA on it trains.
 
@@ -63,7 +90,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, model: Any, tokenizer: Any, name: str, digest: str = "") -> None:
         super().__init__()
-        self.causal = model.eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.name, self.digest = tokenizer, name, digest
         self.wrapped: list[Any] = []  # peft's model around `causal`, kept out of the module tree
         head = model.get_output_embeddings()
@@ -83,27 +110,27 @@ class LanguageModel(nn.Module):
 
     def sizes(self) -> list[int]:
         """Vocabulary, width, layers."""
-        table = self.causal.get_input_embeddings().weight
-        return [*map(int, table.shape), int(self.causal.config.get_text_config().num_hidden_layers)]
+        table = self.model.get_input_embeddings().weight
+        return [*map(int, table.shape), int(self.model.config.get_text_config().num_hidden_layers)]
 
     def sample(self) -> list[float]:
         """Embedding values at fixed places: with `alike`, tells models of one size apart in whatever precision."""
-        flat = self.causal.get_input_embeddings().weight.detach().flatten()
+        flat = self.model.get_input_embeddings().weight.detach().flatten()
         places = torch.linspace(0, len(flat) - 1, SAMPLED, dtype=torch.float64).long()
         return [round(float(value), 5) for value in flat[places.to(flat.device)]]
 
     def base_parameters(self) -> int:
         """Of the frozen model."""
-        return int(self.causal.num_parameters()) - sum(value.numel() for value in self.saved().values())
+        return int(self.model.num_parameters()) - sum(value.numel() for value in self.saved().values())
 
     @property
     def width(self) -> int:
         """Of its embeddings."""
-        return int(self.causal.get_input_embeddings().weight.shape[1])
+        return int(self.model.get_input_embeddings().weight.shape[1])
 
     def embed(self, ids: Tensor) -> Tensor:
         """(…) token ids to (…, width)."""
-        table = self.causal.get_input_embeddings()
+        table = self.model.get_input_embeddings()
         rows: Tensor = table(ids.to(table.weight.device))
         return rows
 
@@ -118,10 +145,36 @@ class LanguageModel(nn.Module):
         Returns:
             (batch, keep, vocabulary).
         """
-        asked = {"logits_to_keep": keep} if self._keeps else {}
-        out = self.causal(inputs_embeds=embedded, attention_mask=mask.long(), use_cache=False, **asked)
+        asked: dict[str, Any] = {"logits_to_keep": keep} if self._keeps else {}
+        if not mask[:, 0].all():  # positions are counted from the first real place, as in `generate`
+            asked["position_ids"] = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        out = self.model(inputs_embeds=embedded, attention_mask=mask.long(), use_cache=False, **asked)
         found: Tensor = out.logits[:, -keep:]
         return found
+
+    @property
+    def longest(self) -> int | None:
+        """Places that it can take, what is read and what is written together; None is any number."""
+        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if found is None else int(found)
+
+    def generate(self, given: Given, settings: Any) -> Any:
+        """What transformers' `generate` gives of what is read."""
+        return self.model.generate(
+            inputs_embeds=given.embedded, attention_mask=given.real.long(), generation_config=settings
+        )  # fmt: skip
+
+    def score(self, given: Given, ids: Tensor) -> Tensor:
+        """(batch, tokens) float32 log-probability of each caption token; of what stands at -100 it means nothing.
+
+        Args:
+            given: what is read.
+            ids: (batch, tokens) caption and end token, -100 after them.
+        """
+        known = ids.clamp(min=0)
+        embedded = torch.cat([given.embedded, self.embed(known).to(given.embedded.dtype)], dim=1)
+        logits = self.logits(embedded, torch.cat([given.real, ids != -100], dim=1), ids.shape[1] + 1)[:, :-1]
+        return logits.float().log_softmax(dim=-1).gather(2, known[..., None])[..., 0]
 
     def add_lora(self, lora: Lora) -> None:
         """Put a fresh LoRA on it: A drawn from torch's generator, B zero, so that it starts silent.
@@ -140,7 +193,7 @@ class LanguageModel(nn.Module):
             self._wrap(config)
         except ValueError as error:
             maps = (nn.Linear, Conv1D)
-            linear = {path.rpartition(".")[2] for path, m in self.causal.named_modules() if isinstance(m, maps)}
+            linear = {path.rpartition(".")[2] for path, m in self.model.named_modules() if isinstance(m, maps)}
             raise AdapterError(
                 f"LoRA targets {', '.join(lora.targets)} do not fit {self.name} ({_line(error)}); "
                 f"it has {', '.join(sorted(linear))}"
@@ -174,7 +227,7 @@ class LanguageModel(nn.Module):
             warnings.simplefilter(
                 "ignore"
             )  # peft asks transformers by a name that will go, and says how GPT-2 is laid out
-            self.wrapped = [peft.get_peft_model(self.causal, config)]
+            self.wrapped = [peft.get_peft_model(self.model, config)]
         config.base_model_name_or_path = self.name
         self.eval()
 
@@ -306,78 +359,3 @@ def _quantised(bits: int) -> Any:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What the language model reads around the sound.
-
-    Args:
-        before: token ids in front of the sound.
-        after: token ids between the sound and the caption.
-        end: the token that ends a caption.
-    """
-
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    end: int
-
-
-PLACEHOLDER = "[audio]"
-
-
-def prompt(tokenizer: Any, text: str, *, chat: bool) -> Prompt:
-    """Token ids of a prompt with a place for the sound.
-
-    Args:
-        tokenizer: of the language model.
-        text: has "[audio]" once.
-        chat: in the tokenizer's chat template, as a user's turn; else as plain text, a line of its own.
-
-    Raises:
-        UsageError: if the text has no single "[audio]", or the tokenizer no chat template or end token.
-    """
-    if text.count(PLACEHOLDER) != 1:
-        raise UsageError(f"the prompt {text!r} has {text.count(PLACEHOLDER)} times {PLACEHOLDER}; write it once")
-    if chat and not tokenizer.chat_template:
-        raise UsageError("this language model has no chat template; set task.prompt_form='plain'")
-    if not chat:
-        return _plain(tokenizer, text)
-    turn = [{"role": "user", "content": text}]
-    given = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, **FIXED)
-    before, _, after = given.rpartition(PLACEHOLDER)
-    said = [*turn, {"role": "assistant", "content": PLACEHOLDER}]
-    rest = tokenizer.apply_chat_template(said, tokenize=False, **FIXED).rpartition(PLACEHOLDER)[2]
-    ids = _ids(tokenizer, rest)
-    end = ids[0] if ids and ids[0] in tokenizer.all_special_ids else tokenizer.eos_token_id
-    return Prompt(_ids(tokenizer, before.rstrip(" ")), _ids(tokenizer, after), _end(end))
-
-
-def _plain(tokenizer: Any, text: str) -> Prompt:
-    before, _, after = text.partition(PLACEHOLDER)
-    ids = list(tokenizer(before.rstrip(" "))["input_ids"])
-    while ids and ids[-1] in (tokenizer.eos_token_id, tokenizer.sep_token_id):
-        ids.pop()
-    return Prompt(tuple(ids), _ids(tokenizer, f"{after}\n"), _end(tokenizer.eos_token_id))
-
-
-def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _said(tokenizer: Any, text: str) -> tuple[int, ...]:
-    """Ids of what a person wrote: a special token in it is only letters."""
-    return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-
-def _end(token: int | None) -> int:
-    if token is None:
-        raise UsageError("this language model has no end token; give one whose tokenizer has an eos_token")
-    return token
-
-
-def targets(tokenizer: Any, end: int, captions: Sequence[str]) -> Tensor:
-    """(batch, longest) ids of each caption and the end token, -100 after them: what the loss is taken of."""
-    rows = [[*_said(tokenizer, text), end] for text in captions]
-    longest = max(map(len, rows))
-    return torch.tensor([row + [-100] * (longest - len(row)) for row in rows])

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ossicle.backbones import text
+from ossicle.backbones import prompt as wording
 from ossicle.backbones.joined import Encoders
-from ossicle.backbones.text import LanguageModel
+from ossicle.backbones.text import Given, LanguageModel
 from ossicle.contracts import Batch, Clip, Prediction
 from ossicle.errors import DataError, UnknownNameError, UsageError
 from ossicle.metrics.caption import score as metrics
@@ -20,7 +20,7 @@ from ossicle.tasks.features import SEQUENCE
 from ossicle.tasks.listen import Heard, Listener, SoundAugment
 from ossicle.tasks.mapper import Mapper
 
-PROMPT = f"Describe the following audio clip {text.PLACEHOLDER}"
+PROMPT = f"Describe the following audio clip {wording.PLACEHOLDER}"
 METRICS = ("bleu", "rouge_l", "cider")
 
 
@@ -65,7 +65,7 @@ class Captioner:
         cache_bytes: int = 2 * 1024**3,
     ) -> None:
         self.encoder, self.language, self.mapper = encoder, language, mapper
-        self.prompt = text.prompt(language.tokenizer, prompt, chat=chat)
+        self.prompt = wording.prompt(language.tokenizer, prompt, chat=chat)
         self.decoding = Decoding() if decoding is None else decoding
         self.metrics, self.best_by = tuple(metrics), best_by
         self.augment = SoundAugment() if augment is None else augment
@@ -99,7 +99,7 @@ class Captioner:
             names = ", ".join(c.name or c.path.name for c in batch.clips if not c.captions)
             raise DataError(f"no caption to learn from: {names}; give each clip at least one")
         real = batch.targets != -100
-        found = decode.score(self.language, self.prefix(batch), batch.targets)
+        found = self.language.score(Given(self.prefix(batch)), batch.targets)
         return -(found * real).sum() / real.sum()
 
     def prefix(self, batch: Batch) -> Tensor:
@@ -119,7 +119,7 @@ class Captioner:
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:
         """One row per clip: its caption, the probability per token, and the log-probability of each candidate."""
-        written = decode.write(self.language, self.prefix(batch), self.prompt.end, self.decoding)
+        written = decode.write(self.language, Given(self.prefix(batch)), self.prompt.end, self.decoding)
         return [self._row(clip, found) for clip, found in zip(batch.clips, written, strict=True)]
 
     def _row(self, clip: Clip, found: Sequence[Written]) -> Prediction:
@@ -170,7 +170,7 @@ class Captioner:
             count = len(clip.captions)
             chosen.append(0 if generator is None else int(torch.randint(count, (), generator=generator)))
         said = [clip.captions[i].strip() for clip, i in zip(clips, chosen, strict=True)]
-        return text.targets(self.language.tokenizer, self.prompt.end, said)
+        return wording.targets(self.language.tokenizer, self.prompt.end, said)
 
 
 def check_metrics(names: Sequence[str], best_by: str, clips: int = 2) -> None:

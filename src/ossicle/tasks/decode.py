@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ossicle.backbones.text import LanguageModel, targets
+from ossicle.backbones.prompt import targets
+from ossicle.backbones.text import Given, LanguageModel
 from ossicle.errors import UnknownNameError, UsageError
 from ossicle.metrics.caption.sbert import Sentences
 
@@ -128,12 +129,12 @@ def check(how: Decoding) -> None:
 
 
 @torch.no_grad()
-def write(language: LanguageModel, prefix: Tensor, end: int, how: Decoding) -> list[list[Written]]:
-    """Captions after embedded prompts.
+def write(language: LanguageModel, given: Given, end: int, how: Decoding) -> list[list[Written]]:
+    """Captions of what a language model reads.
 
     Args:
         language: the model.
-        prefix: (batch, places, width) embedded prompts with the sound in them; all equally long.
+        given: embedded prompts with the sound in them.
         end: token that ends a caption.
         how: see `Decoding`.
 
@@ -144,31 +145,28 @@ def write(language: LanguageModel, prefix: Tensor, end: int, how: Decoding) -> l
         UsageError: if the method is not to be had, or cannot write several captions.
     """
     check(how)
-    longest = getattr(language.causal.config.get_text_config(), "max_position_embeddings", None)
-    if longest and prefix.shape[1] + how.max_tokens > longest:
+    count, places = given.embedded.shape[:2]
+    if language.longest and places + how.max_tokens > language.longest:
         raise UsageError(
-            f"{prefix.shape[1]} places of prompt and {how.max_tokens} of caption are more than the {longest} of "
+            f"{places} places of prompt and {how.max_tokens} of caption are more than the {language.longest} of "
             f"{language.name}; lower task.decoding.max_tokens"
         )
-    step = 1 if how.method == "nucleus" else len(prefix)  # alone, so that neighbours never change what is drawn
+    step = 1 if how.method == "nucleus" else count  # alone, so that neighbours never change what is drawn
     found: list[list[Written]] = []
-    for first in range(0, len(prefix), step):
-        told = _written(language, prefix[first : first + step], end, how)
+    for first in range(0, count, step):
+        told = _written(language, given.rows(slice(first, first + step)), end, how)
         found += [told[i : i + how.candidates] for i in range(0, len(told), how.candidates)]
     return [list({w.text: w for w in RERANKS[how.rerank](row)}.values()) for row in found]
 
 
-def _written(language: LanguageModel, rows: Tensor, end: int, how: Decoding) -> list[Written]:
+def _written(language: LanguageModel, given: Given, end: int, how: Decoding) -> list[Written]:
     """As many captions of each row as are asked for, row by row, as they came."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that penalties do not see the prompt, which is meant
-        made = language.causal.generate(
-            inputs_embeds=rows, attention_mask=torch.ones(rows.shape[:2], dtype=torch.long, device=rows.device),
-            generation_config=_settings(how, end),
-        )  # fmt: skip
+        made = language.generate(given, _settings(how, end))
     texts = [_text(language, row, end) for row in made.sequences]
-    known = _known(made.sequences, made.logits, end) if made.logits else log_probs(language, rows, texts, end)
+    known = _known(made.sequences, made.logits, end) if made.logits else log_probs(language, given, texts, end)
     return [Written(t, p, n) for t, (p, n) in zip(texts, known, strict=True)]
 
 
@@ -199,36 +197,19 @@ def _text(language: LanguageModel, ids: Tensor, end: int) -> str:
     return " ".join(language.tokenizer.decode(own, skip_special_tokens=True).split())
 
 
-def log_probs(language: LanguageModel, prefix: Tensor, texts: list[str], end: int) -> list[tuple[float, int]]:
-    """Log-probability and number of tokens of each text after the prefix of its row.
+def log_probs(language: LanguageModel, given: Given, texts: list[str], end: int) -> list[tuple[float, int]]:
+    """Log-probability and number of tokens of each text after what its row reads.
 
     Args:
         language: the model.
-        prefix: (batch, places, width).
+        given: what is read.
         texts: as many for each row, row by row.
         end: counted at the end of each.
     """
-    ids = targets(language.tokenizer, end, texts).to(prefix.device)
-    rows = prefix.repeat_interleave(len(texts) // len(prefix), dim=0)
-    kept = score(language, rows, ids)
+    ids = targets(language.tokenizer, end, texts).to(given.embedded.device)
+    kept = language.score(given.each(len(texts) // len(given.embedded)), ids)
     real = ids != -100
     return list(zip((kept * real).sum(dim=1).tolist(), real.sum(dim=1).tolist(), strict=True))
-
-
-def score(language: LanguageModel, prefix: Tensor, ids: Tensor) -> Tensor:
-    """(batch, tokens) float32 log-probability of each caption token; of what stands at -100 it means nothing.
-
-    Args:
-        language: the model.
-        prefix: (batch, places, width) embedded prompt.
-        ids: (batch, tokens) caption and end token, -100 after them.
-    """
-    real = ids != -100
-    known = ids.clamp(min=0)
-    embedded = torch.cat([prefix, language.embed(known).to(prefix.dtype)], dim=1)
-    mask = torch.cat([torch.ones(prefix.shape[:2], dtype=torch.bool, device=ids.device), real], dim=1)
-    logits = language.logits(embedded, mask, ids.shape[1] + 1)[:, :-1]
-    return logits.float().log_softmax(dim=-1).gather(2, known[..., None])[..., 0]
 
 
 def _likelihood(row: list[Written]) -> list[Written]:

@@ -126,7 +126,7 @@ def sequence(encoded: Encoded, layers: Sequence[int], squeeze: int = 1) -> tuple
     return means.flatten(1, 2), None if mask is None else (weight > 0).flatten(1)
 
 
-class _Disk:
+class Disk:
     """Arrays on disk by everything their numbers follow from; a full disk only costs the cache.
 
     A key holds the sound's bytes, start, end and channel, decode version, front-end settings, digests of weights and
@@ -227,7 +227,7 @@ class FeatureStore:
         self.shortest_s, self.squeeze = shortest_s, squeeze
         self.computed = 0
         shape = [squeeze] if kind == SEQUENCE else []
-        self._disk = _Disk(encoder, root, ["pooled", self.layers, kind, shortest_s, *shape])
+        self._disk = Disk(encoder, root, ["pooled", self.layers, kind, shortest_s, *shape])
         self._memory: dict[Clip, Tensor] = {}
         self._room = memory_bytes
 
@@ -313,7 +313,7 @@ class TokenStore:
     ) -> None:
         self.encoder, self.number, self.change, self.shortest_s = encoder, number, change, shortest_s
         self.computed = 0
-        self._disk = _Disk(encoder, root, ["tokens", number, settings, shortest_s])
+        self._disk = Disk(encoder, root, ["tokens", number, settings, shortest_s])
 
     def get(self, clips: Sequence[Clip], versions: Sequence[int]) -> list[Tensor | AudioError]:
         """(tokens, dim) float32 of each clip in the version asked for, or why there is none."""
