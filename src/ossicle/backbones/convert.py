@@ -267,6 +267,14 @@ def move_files(raw: Path, out: Path) -> None:
         shutil.move(item, out / item.name)
 
 
+def byte_pairs(raw: Path, out: Path) -> None:
+    """Write OpenAI's `encoder.json` and `vocab.bpe` under the names that tokenizers of transformers load."""
+    shutil.move(raw / "encoder.json", out / "vocab.json")
+    shutil.move(raw / "vocab.bpe", out / "merges.txt")
+    told = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": 1024}
+    (out / "tokenizer_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
 def copy_transformers(folder: Path, out: Path, prefix: str = "") -> None:
     """Copy a transformers folder with its weights as one `model.safetensors`.
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from ossicle.backbones import convert, convert_yamnet, network
 from ossicle.backbones.checkpoints import PICKLES, weight_files
-from ossicle.backbones.sources import SOURCES, Source, Wheel
+from ossicle.backbones.sources import CONTENTS, SOURCES, Source, Wheel
 from ossicle.errors import WeightsError
 
 HUB_FILES = ["*.json", "model*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -37,6 +37,7 @@ CONVERTERS: dict[str, Callable[[Path, Path], None]] = {
     "onnx": convert.dinov2_from_onnx,
     "gguf": convert.language_model_from_gguf,
     "folder": convert.move_files,
+    "byte-pairs": convert.byte_pairs,
     "state": convert.state_from_checkpoint,
     "yamnet-keras": convert_yamnet.yamnet_from_keras,
     "yamnet-onnx": convert_yamnet.yamnet_from_onnx,
@@ -115,6 +116,8 @@ def from_file(name: str, path: Path, part: Path) -> dict[str, Any]:
     entry = SOURCES[name]
     wheel = entry.wheel
     origin = {"source": "file", "origin": path.name}
+    if path.is_dir() and wheel is not None and entry.kind in CONTENTS:
+        return _from_contents(name, wheel, path, part) | origin
     if path.is_dir():
         return _from_folder(entry, path, part) | origin
     if not (path.is_file() and os.access(path, os.R_OK)):
@@ -158,6 +161,7 @@ def _unreadable(name: str, path: Path) -> str:
         wanted += [f"the wheel {entry.wheel.project} {entry.wheel.version}"]
         wanted += [f"{f} with SHA-256 {d}" for f, d in entry.wheel.files.items() if len(entry.wheel.files) == 1]
     wanted += [f"a folder with the files of {entry.hub}"] * bool(entry.hub)
+    wanted += ["a folder with its files"] * (entry.kind in CONTENTS)
     wanted += [f"a checkpoint ({' '.join(STATES)})"] * ("state" in _readable(entry))
     came = f" with SHA-256 {sha256(path)}" if path.suffix in (".onnx", ".gguf", ".zip") else ""
     return f"{path.name}{came} is not a file {name} can be read from; give {' or '.join(wanted)}"
@@ -191,6 +195,21 @@ def _from_folder(entry: Source, folder: Path, part: Path) -> dict[str, Any]:
     convert.copy_transformers(folder, part / "out", prefix=ENCODER if entry.kind == "speech" else "")
     pinned = bool(entry.hub_sha256) and files.get("model.safetensors") == entry.hub_sha256
     return {"verified": pinned, "files": files}
+
+
+def _from_contents(name: str, wheel: Wheel, folder: Path, part: Path) -> dict[str, Any]:
+    """Take the files a wheel ships out of a folder, where they may have other names, as the hub has them."""
+    found = {sha256(f): f for f in sorted(folder.iterdir()) if f.is_file()}
+    lacking = [file for file, wanted in wheel.files.items() if wanted not in found]
+    if lacking:
+        raise WeightsError(
+            f"{folder} has no {lacking[0]} of {name} (SHA-256 {wheel.files[lacking[0]]}); "
+            f"give the wheel {wheel.project} {wheel.version}, or a folder with its files"
+        )
+    for file, wanted in wheel.files.items():
+        shutil.copyfile(found[wanted], part / "raw" / file)
+    CONVERTERS[wheel.format](part / "raw", part / "out")
+    return _wheel_record(wheel)
 
 
 def _need(form: str) -> None:

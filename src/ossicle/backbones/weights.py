@@ -1,7 +1,8 @@
 """The cache of published weights: each name is fetched and converted once into `home()/weights/<name>`.
 
 A folder there has `model.safetensors`, `config.json` (transformers' names, where the release has them) and
-`source.json`: origin, licence, digests, and whether one of them was known beforehand.
+`source.json`: origin, licence, digests, and whether one of them was known beforehand. Of recordings and tokenizers it
+has their files and `source.json`.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from filelock import FileLock
 from ossicle.backbones import checks, origins
 from ossicle.backbones.checkpoints import read_checkpoint, weight_files
 from ossicle.backbones.checks import CHECKS
-from ossicle.backbones.sources import SOURCES, Source, Wheel
+from ossicle.backbones.sources import CONTENTS, SOURCES, Source, Wheel
 from ossicle.errors import UnknownNameError, WeightsError
 
 if TYPE_CHECKING:
@@ -205,11 +206,12 @@ class _Filling:
 
     def _put(self, told: dict[str, Any]) -> None:
         name, out = self.folder.name, self.part / "out"
-        if not (out / "config.json").exists() and not any(out.glob("*.mp3")):
+        kept = CONTENTS.get(SOURCES[name].kind, ())
+        if not kept and not (out / "config.json").exists():
             (out / "config.json").write_text(json.dumps({"model_type": name}, indent=2) + "\n", encoding="utf-8")
         if not told["verified"]:
             _vet(name, out, told)
-        files = sorted(out.glob("*.mp3")) or weight_files(out)
+        files = [f for pattern in kept for f in sorted(out.glob(pattern))] if kept else weight_files(out)
         told |= {"name": name, "licence": SOURCES[name].licence, "sha256": _joint_digest(files)}
         (out / "source.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         if self.folder.exists():
