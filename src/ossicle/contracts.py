@@ -141,6 +141,10 @@ class Batch:
         return replace(self, others=others, **{k: v.to(device) for k, v in tensors.items() if v is not None})
 
 
+# What was heard: name, score, and the seconds of its file where it begins and ends.
+Tag = tuple[str, float, float, float]
+
+
 @dataclass
 class Prediction:
     """One result row; the same fields in json lines, csv, parquet and HTTP.
@@ -155,6 +159,7 @@ class Prediction:
         caption: generated text, or None.
         error: one line saying why there is no result, or None.
         model: the name of the adapter's folder, or of the tagger.
+        tags: of a caption, what was heard: name, score, start and end in seconds of the file (not of the window).
     """
 
     path: str
@@ -166,6 +171,7 @@ class Prediction:
     caption: str | None = None
     error: str | None = None
     model: str = ""
+    tags: list[Tag] = field(default_factory=list)
 
 
 class Backbone(Protocol):

@@ -1,6 +1,8 @@
 """`ossicle train caption-llm`, `caption`, `evaluate` and `merge` from the command line, on tiny models."""
 
+import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from tests import tiny
 
 from ossicle.deliver.merge import EXACT
 from ossicle.recipe import backbone
+from ossicle.tasks.caption_llm import Captioner
 
 QUICK = [
     "train.epochs=1", "train.batch=4", "train.precision=float32", "task.lora.rank=2", "data.hold_out=0",
@@ -56,6 +59,23 @@ def test_from_a_table_to_captions(ossicle, captioner, sounds, tmp_path):
     assert code == 0 and "rouge_l" in json.loads(out) and "bleu_4" not in json.loads(out)
     code, _, err = ossicle("evaluate", captioner, sounds, "--metrics", "rouge")
     assert code == 2 and "did you mean 'rouge_l'" in err
+
+
+def test_what_was_heard_is_printed_and_written_with_the_caption(ossicle, captioner, sounds, tmp_path, monkeypatch):
+    inner = Captioner.predict
+    tags = [["Bee, wasp, etc.", 0.5, 0.0, 0.5], ["Hum", 0.25, 0.5, 0.6]]
+    monkeypatch.setattr(
+        Captioner,
+        "predict",
+        lambda self, batch: [replace(r, tags=[tuple(t) for t in tags]) for r in inner(self, batch)],
+    )
+    code, out, _ = ossicle("caption", captioner, sounds / "0.wav", "--json")
+    assert code == 0 and json.loads(out)["tags"] == tags
+    code, out, _ = ossicle("caption", captioner, sounds / "0.wav")
+    assert code == 0 and "Hum" not in out
+    assert ossicle("caption", captioner, sounds / "0.wav", "--out", tmp_path / "rows.csv").code == 0
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        assert [json.loads(row["tags"]) for row in csv.DictReader(file)] == [tags]
 
 
 def test_long_sound_has_times(ossicle, captioner, tmp_path):

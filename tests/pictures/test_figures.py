@@ -12,6 +12,7 @@ from ossicle.adapters import inject, parse, trainable
 from ossicle.errors import UsageError
 from ossicle.pictures import figures
 from ossicle.pictures.figures import Point
+from ossicle.sound.frontends import WhisperLogMel
 
 PNG = b"\x89PNG"
 
@@ -94,8 +95,13 @@ def test_moments_are_those_of_a_fixed_number_of_frames() -> None:
 
 def test_attention_is_drawn(tmp_path: Path) -> None:
     maps = np.random.default_rng(0).random((2, 4, 6)) / 24
-    figures.attention_maps({"frozen": maps, "adapted": maps}, np.ones((60, 80)), 1.0, [0.1, 0.9], tmp_path / "a.png")
+    peaks = WhisperLogMel().peaks_hz().numpy()
+    rows = {"frozen": maps, "adapted": maps}
+    figures.attention_maps(rows, np.ones((60, 80)), peaks, 1.0, [0.1, 0.9], tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)
+    figures.attention_maps(rows, np.ones((60, 80)), peaks, 1.0, [0.1, 0.9], tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    assert text.count("<!-- frequency (kHz) -->") == 2 and "mel band" not in text
 
 
 def test_tokens_keep_neighbours_and_name_every_point(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from tests import tiny
 
 from ossicle.contracts import Batch, Clip, Prediction
 from ossicle.errors import CheckpointError, UsageError
+from ossicle.predict.journal import Journal
 from ossicle.predict.predictor import Predictor, Summary, predict_to_file
-from ossicle.predict.results import FORMATS
+from ossicle.predict.results import FORMATS, from_json
 from ossicle.tasks.classify import Classifier
 from ossicle.training.loop import Interrupted
 
@@ -52,7 +54,7 @@ def assert_same(left: Sequence[Prediction], right: Sequence[Prediction]) -> None
 
 
 def lines(out: Path) -> list[Prediction]:
-    return [Prediction(**json.loads(line)) for line in out.read_text(encoding="utf-8").splitlines()]
+    return [from_json(json.loads(line)) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
 def write_bad(folder: Path) -> list[Path]:
@@ -207,6 +209,16 @@ def test_a_clip_too_short_for_the_model_and_scores_that_are_no_numbers(tmp_path)
     assert all("not a number" in row.error and not row.scores for row in rows_of(broken, [paths[0]]))
 
 
+@pytest.mark.parametrize("tag", [("owl", float("nan"), 0.0, 0.5), ("owl", 0.5, 0.0, float("inf"))])
+def test_tags_that_are_no_numbers_are_an_error(tmp_path, monkeypatch, tag):
+    (path,) = tones(tmp_path, [0.5])
+    made = predictor()
+    inner = made.task.predict
+    monkeypatch.setattr(made.task, "predict", lambda batch: [replace(row, tags=[tag]) for row in inner(batch)])
+    (row,) = rows_of(made, [path])
+    assert "not a number" in row.error and row.tags == [] and row.caption is None
+
+
 def test_a_file_of_one_sample_gets_no_label_though_short_clips_are_padded(tmp_path):
     paths = [*tones(tmp_path, [0.5, 0.03]), tmp_path / "one.wav", tmp_path / "one.flac"]
     soundfile.write(paths[2], np.full(1, 0.1), 16_000)
@@ -288,6 +300,22 @@ def test_a_stopped_run_goes_on_and_a_half_line_is_dropped(tmp_path):
     assert predict_to_file(predictor(), paths, out) == Summary(4, 5, 0)
     assert_same(lines(out), [replace(r, end=round(r.end, 3)) for r in rows_of(predictor(), paths)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "rows.jsonl"]
+
+
+def test_tags_come_back_from_the_journal_and_older_journals_have_none(tmp_path):
+    tags = [("Bee, wasp, etc.", 0.5, 10.0, 11.5), ("Hum", 0.25, 11.0, 20.0)]
+    paths = [tmp_path / f"{n}.wav" for n in "ab"]
+    given = [Prediction(str(paths[0]), 10.0, 20.0, caption="a bee", tags=tags), Prediction(str(paths[1]), 0.0, 1.0)]
+    with Journal(tmp_path / "rows.csv.journal", {}) as journal:
+        for path, row in zip(paths, given, strict=True):
+            journal.add(path, None, [row])
+    with Journal(tmp_path / "rows.csv.journal", {}) as journal:
+        assert list(journal.rows(paths)) == given
+    lines = journal.path.read_text().splitlines()
+    journal.path.write_text("".join(re.sub(r', "tags": \[.*\]}\]', "}]", line) + "\n" for line in lines))
+    assert '"tags"' not in journal.path.read_text()
+    with Journal(tmp_path / "rows.csv.journal", {}) as journal:
+        assert list(journal.rows(paths)) == [replace(row, tags=[]) for row in given]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40])

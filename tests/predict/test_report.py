@@ -1,5 +1,6 @@
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from tests.tiny import write_tone
 
 from ossicle.contracts import Prediction
 from ossicle.errors import CheckpointError, UsageError
+from ossicle.pictures.spectrogram import Spectrogram
 from ossicle.predict import report
 from ossicle.predict.report import Item, Model
 
@@ -61,7 +63,8 @@ def heard(path: Path, expected: str | None = None, scores: dict[str, float] | No
     if not path.exists():
         write_tone(path, 440.0, 0.2)
     wave = np.sin(np.arange(3200) / 10).astype(np.float32) / 2
-    features = np.linspace(-1, 1, 20 * 80, dtype=np.float32).reshape(20, 80)
+    power = np.linspace(-1, 1, 20 * 80, dtype=np.float32).reshape(20, 80)
+    features = Spectrogram(power, np.linspace(50.0, 7800.0, 80), 0.01)
     return Item(Prediction(str(path), scores=scores or SCORES), wave, features, 0.2, 0.05, expected)
 
 
@@ -153,7 +156,7 @@ def test_an_unreadable_sound_says_why_without_naming_its_folder(shown: tuple[Pag
 
 def test_header_says_what_was_done(shown: tuple[Page, Path]) -> None:
     made, _ = shown
-    assert made.all("p", **{"class": "verdict"})[0]["text"] == "1 of 3 right, 1 could not be read"
+    assert made.all("p", **{"class": "verdict"})[0]["text"] == "1 of 3 labels right, 1 could not be read"
     facts = {name["text"]: value["text"] for name, value in zip(made.all("dt"), made.all("dd"), strict=True)}
     assert facts["Trained parameters"] == "12,9380.16% of the backbone: adapter 12,288, head 650"
     assert facts["Size of what was trained"].startswith("52 KB")
@@ -165,7 +168,7 @@ def test_header_says_what_was_done(shown: tuple[Page, Path]) -> None:
 def test_badges_tell_right_wrong_and_unknown(shown: tuple[Page, Path]) -> None:
     made, _ = shown
     assert [e["text"] for e in made.all("span", **{"class": "badge"})] == [
-        "right", "not a class the model knows", "could not be read", "wrong, it is sea waves",
+        "label right", "label: not a class the model knows", "could not be read", "label wrong, it is sea waves",
     ]  # fmt: skip
 
 
@@ -175,9 +178,26 @@ def test_a_caption_is_shown_as_text(tmp_path: Path) -> None:
     assert not page([heard(tmp_path / "b.wav")]).all("p", **{"class": "said"})
 
 
+def test_tags_lie_under_the_spectrogram_and_the_caption_below_and_only_the_label_is_judged(tmp_path: Path) -> None:
+    item = heard(tmp_path / "cat.wav", "cat")
+    tags = [("Purr", 0.25, 0.0, 0.1), ("<i>Cat</i>", 0.75, 0.05, 0.15)]
+    made = page([replace(item, row=replace(item.row, caption="A cat purrs", tags=tags))])
+    assert [e["text"] for e in made.all("span", **{"class": "badge"})] == [
+        "label right", "tags, not judged", "caption, not judged",
+    ]  # fmt: skip
+    (named,) = made.all("ol", **{"class": "tags"})
+    assert [e["text"] for e in made.all("span", named, **{"class": "name"})] == ["<i>Cat</i>", "Purr"]
+    assert [e["text"] for e in made.all("span", named, **{"class": "value"})] == ["75.0%", "25.0%"]
+    bars = [e["style"].rsplit(";", 1)[0] for e in made.all("span", named, **{"class": "bar"})]
+    assert bars == ["left:25.00%;width:50.00%", "left:0.00%;width:50.00%"]
+    order = [e["tag"] for e in made.elements if e["tag"] in ("img", "ol", "svg") or e.get("class") == "said"]
+    assert order == ["img", "ol", "p", "svg", "ol"]
+    assert not page([item]).all("ol", **{"class": "tags"})
+
+
 def test_verdict_is_computed(tmp_path: Path) -> None:
     cat = tmp_path / "cat.wav"
-    assert report.verdict([heard(cat, "cat"), heard(cat, "dog"), heard(cat), failed(cat)]) == "1 of 3 right"
+    assert report.verdict([heard(cat, "cat"), heard(cat, "dog"), heard(cat), failed(cat)]) == "1 of 3 labels right"
     assert report.verdict([heard(cat)]) == ""
     assert not page([Item(Prediction(str(cat), scores=SCORES))]).all("p", **{"class": "verdict"})
 
@@ -223,7 +243,11 @@ def test_any_waveform_is_drawn_inside_its_box(tmp_path: Path, wave: np.ndarray) 
 
 
 def test_features_that_are_no_spectrogram_are_refused(tmp_path: Path) -> None:
-    item = Item(Prediction(str(tmp_path / "a.wav"), scores=SCORES), features=np.zeros(3), duration_s=1.0)
+    item = Item(
+        Prediction(str(tmp_path / "a.wav"), scores=SCORES),
+        features=Spectrogram(np.zeros(3), [1.0], 0.01),
+        duration_s=1.0,
+    )
     with pytest.raises(UsageError, match=r"\(3,\)"):
         page([item])
 

@@ -335,3 +335,28 @@ def test_long_clips_are_the_sum_of_their_blocks():
 def test_wrong_settings_name_the_value(arguments):
     with pytest.raises(UsageError, match=str(next(iter(arguments.values())))):
         KaldiFbank(**arguments)
+
+
+@pytest.mark.parametrize("kind", FRONTENDS)
+def test_a_tone_is_loudest_in_the_band_that_peaks_there(kind):
+    """Bands of 1 kHz and more, which are wider than a bin of the FFT: a tone belongs to one."""
+    front = FRONTENDS[kind]()
+    peaks = front.peaks_hz()
+    columns = front.bands or front.mels
+    assert len(peaks) == columns and bool((peaks.diff() > 0).all()) and peaks[0] > 0 and peaks[-1] < front.rate_hz / 2
+    time = torch.arange(front.rate_hz, dtype=torch.float64) / front.rate_hz
+    for band in range(int((peaks < 1000).sum()), columns, 5):
+        tone = (0.5 * torch.sin(2 * torch.pi * peaks[band] * time)).float()
+        heard = front(tone[None])[0][0, 20:80, :columns].mean(0)  # away from both ends
+        assert int(heard.argmax()) == band, (kind, float(peaks[band]))
+
+
+@pytest.mark.parametrize("kind", FRONTENDS)
+def test_a_click_is_loudest_in_the_frame_whose_middle_is_nearest(kind):
+    front = FRONTENDS[kind]()
+    for at_s in (0.2, 0.5503, 0.8):
+        wave = torch.zeros(1, front.rate_hz)
+        wave[0, round(at_s * front.rate_hz)] = 0.9
+        loudness = front(wave)[0][0, :, : front.bands or front.mels].mean(1)
+        middle_s = front.first_s + front.hop_s * int(loudness.argmax())
+        assert abs(middle_s - at_s) <= 0.51 * front.hop_s, (kind, at_s, middle_s)

@@ -13,6 +13,7 @@ from ossicle.adapters import store
 from ossicle.backbones import weights
 from ossicle.contracts import Clip
 from ossicle.errors import UsageError, WeightsError
+from ossicle.pictures import spectrogram
 from ossicle.predict import report
 from ossicle.predict.report import Item, Model
 from ossicle.recipe import build
@@ -53,8 +54,9 @@ def demo(
             items.append(listen(loaded.task, path, loaded.recipe.task.window_s, loaded.recipe.data.channel))
         notes = [f"The sounds are {SOUNDS} ({weights.SOURCES[SOUNDS].licence})."]
         if writer is not None:
-            notes.append(f"The captions are by {writer.name}; its model card says what it knows.")
             items = captioned(items, writer, tell)
+            what = "captions and tags" if any(item.row.tags for item in items) else "captions"
+            notes.append(f"The {what} are by {writer.name}; its model card says what it knows.")
         tell("writing the report")
         took_s = sum(item.took_s for item in items)
         model = described(loaded, zoo.find(adapter or loaded.name))
@@ -117,23 +119,24 @@ def listen(task: Classifier, path: Path, window_s: float | None, channel: int = 
         return Item(replace(row, error=reason), took_s=took_s, expected=expected)
     encoder = task.encoder.encoders[0]
     wave = audio.load(path, encoder.rate_hz, channel=channel)
-    device = next(encoder.stem.parameters()).device
-    features = encoder.listen(wave[None].to(device))[0][0].cpu().numpy()
     duration_s = len(wave) / encoder.rate_hz
-    return Item(row, wave.numpy(), features, duration_s, took_s, expected)
+    return Item(row, wave.numpy(), spectrogram.listen(encoder, wave), duration_s, took_s, expected)
 
 
 def captioned(items: Sequence[Item], loaded: build.Loaded, tell: Callable[[str], None]) -> list[Item]:
-    """The same with a caption of each sound that could be read."""
+    """The same with a caption of each sound that could be read, and the tags it was written from."""
     done = []
     for item in items:
         tell(f"captioning {item.path.name}")
-        heard = None
-        if item.row.error is None:
-            window_s, channel = loaded.recipe.task.window_s, loaded.recipe.data.channel
-            pieces = cut(bound([Clip(item.path, channel=channel)], window_s)[0], window_s)
-            heard = average(loaded.task, predict_rows(loaded.task, pieces, batch=BATCH, precision="float32")).caption
-        done.append(replace(item, row=replace(item.row, caption=heard)))
+        if item.row.error is not None:
+            done.append(item)
+            continue
+        window_s, channel = loaded.recipe.task.window_s, loaded.recipe.data.channel
+        pieces = cut(bound([Clip(item.path, channel=channel)], window_s)[0], window_s)
+        heard = average(loaded.task, predict_rows(loaded.task, pieces, batch=BATCH, precision="float32"))
+        if heard.error is not None:
+            terminal.note(f"{item.path.name} has no caption: {heard.error}")
+        done.append(replace(item, row=replace(item.row, caption=heard.caption, tags=heard.tags)))
     return done
 
 

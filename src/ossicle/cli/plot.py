@@ -149,6 +149,7 @@ def attention(
             ),
             "adapted": figures.attention(encoder, wave, number, at, adapted=True),
         }
-    frames, length = maps["frozen"][1], figures.heard_s(encoder, wave)
-    figures.attention_maps({title: found for title, (found, _) in maps.items()}, frames, length, at, out)
+    front: Any = encoder.frontend
+    frames, length, peaks = maps["frozen"][1], figures.heard_s(encoder, wave), front.peaks_hz().numpy()
+    figures.attention_maps({title: found for title, (found, _) in maps.items()}, frames, peaks, length, at, out)
     terminal.say(f"block {number}, {len(at)} moments in {out}")

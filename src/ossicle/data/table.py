@@ -125,6 +125,7 @@ def _read_csv(text: str, *, tabs: bool) -> list[Row]:
 
 def _records(text: str, delimiter: str) -> Iterator[tuple[int, int, list[str]]]:
     """First line, last line and values of every row that is not blank."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may hold the scores or tags of an hour
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     first = 1
     while True:

@@ -27,7 +27,7 @@ from ossicle.backbones.layers import Attention
 from ossicle.contracts import Context
 from ossicle.errors import UsageError
 from ossicle.files import write_atomic
-from ossicle.pictures import plots
+from ossicle.pictures import plots, spectrogram
 
 MARKERS = "osD^vP*X<>ph"
 NAMED_CLASSES = 20
@@ -211,12 +211,15 @@ def _attention(encoder: Encoder, block: int) -> Attention:
     return found
 
 
-def attention_maps(rows: dict[str, Floats], frames: Floats, length: float, seconds: Sequence[float], out: Path) -> None:
+def attention_maps(
+    rows: dict[str, Floats], frames: Floats, peaks_hz: Floats, length: float, seconds: Sequence[float], out: Path
+) -> None:
     """Draw attention over the spectrogram: a row for each model, a column for each moment.
 
     Args:
         rows: title to (moments, freq, time) from `attention`.
         frames: (frames, mels).
+        peaks_hz: (mels,) the frequency of each band.
         length: of the frames in seconds.
         seconds: the moments, marked by a line.
         out: where to write.
@@ -225,6 +228,7 @@ def attention_maps(rows: dict[str, Floats], frames: Floats, length: float, secon
     grid = figure.subplots(len(rows), len(seconds), squeeze=False)
     top = float(np.quantile(np.concatenate([maps.ravel() for maps in rows.values()]), 0.99))  # peaks are narrow
     extent = (0.0, length, 0.0, float(frames.shape[1]))
+    ticks = spectrogram.ticks_khz(peaks_hz)
     for line, (title, maps) in zip(grid, rows.items(), strict=True):
         for axes, moment, one in zip(line, seconds, maps, strict=True):
             axes.imshow(frames.T, origin="lower", aspect="auto", cmap="Greys", extent=extent)
@@ -234,7 +238,8 @@ def attention_maps(rows: dict[str, Floats], frames: Floats, length: float, secon
             )  # fmt: skip
             axes.axvline(moment, color="#0072b2", linewidth=1.5)
             axes.set(title=f"{title}, from {moment:g} s", xlabel="time (s)")
-        line[0].set(ylabel="mel band")
+            axes.set_yticks([share * frames.shape[1] for _, share in ticks], [name for name, _ in ticks])
+        line[0].set(ylabel="frequency (kHz)")
     figure.colorbar(shown, ax=list(grid.flat), label="attention", shrink=0.8, extend="max")
     save(figure, out, {})
 

@@ -1,4 +1,4 @@
-"""Pictures for reports: training curve, confusion matrix, spectrogram.
+"""Pictures for reports: training curve and confusion matrix.
 
 Everything goes through matplotlib's objects; pyplot's global state is never touched, so threads may draw.
 Colours are told apart by colour-blind readers and in grey print.
@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ossicle.errors import DataError, UsageError
 from ossicle.files import write_atomic
@@ -177,42 +177,6 @@ def _write_counts(ax: Axes, matrix: NDArray[np.integer], shares: NDArray[np.floa
     for row, column in np.argwhere(matrix):
         colour = "white" if shares[row, column] > 0.5 else "#222222"
         ax.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour, fontsize=size)
-
-
-def spectrogram_png(features: ArrayLike, seconds: float, title: str) -> bytes:
-    """Draw a front end's output.
-
-    Args:
-        features: (frames, mels) log power.
-        seconds: how long the frames last together.
-        title: the text above.
-
-    Returns:
-        A png file.
-
-    Raises:
-        UsageError: if the features are not (frames, mels), hold no finite value, or seconds is not positive.
-    """
-    values = np.asarray(features, dtype=np.float32)
-    if values.ndim != 2 or not np.isfinite(values).any():
-        raise UsageError(f"features {values.shape} with finite values are wanted as (frames, mels)")
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise UsageError(f"seconds is {seconds}; a positive length is wanted")
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    ax = figure.subplots()
-    shown = np.ma.masked_invalid(values.T)
-    image = ax.imshow(
-        shown,
-        origin="lower",
-        aspect="auto",
-        cmap="magma",
-        extent=(0, seconds, 0, values.shape[1]),
-        interpolation="nearest",
-    )
-    ax.set(xlabel="time (s)", ylabel="mel band")
-    ax.set_title(title, parse_math=False)
-    figure.colorbar(image, ax=ax, label="log power", pad=0.02)
-    return _render(figure, "png")
 
 
 def _render(figure: Figure, form: str) -> bytes:

@@ -19,7 +19,7 @@ from ossicle.contracts import Answerer, Batch, Clip, Prediction
 from ossicle.devices import Precision, resolve
 from ossicle.errors import AudioError, DataError, Interrupted, UsageError
 from ossicle.predict import results
-from ossicle.predict.results import Journal
+from ossicle.predict.journal import Journal, stamp
 from ossicle.sound import audio
 from ossicle.training.evaluate import predict_rows
 
@@ -243,7 +243,8 @@ class Predictor:
         file = window.file
         start, last = file.spans[window.index]
         error = row.error
-        if error is None and not all(map(math.isfinite, [row.score or 0.0, *row.scores.values()])):
+        numbers = [row.score or 0.0, *row.scores.values(), *(number for tag in row.tags for number in tag[1:])]
+        if error is None and not all(map(math.isfinite, numbers)):
             error = f"{file.path}: the model gave a score that is not a number; try float32 precision or train again"
         if error is None:
             return replace(row, path=str(file.path), start=start, end=last, model=self.model)
@@ -345,7 +346,7 @@ def _finish(
     predictor: Predictor, given: Sequence[Path], journal: Journal, progress: Callable[[int], None] | None
 ) -> None:
     """Predict what the journal does not have yet."""
-    stamps = {path: results.stamp(path) for path in given}
+    stamps = {path: stamp(path) for path in given}
     todo = [path for path in given if not journal.has(path, stamps[path])]
     done = len(given) - len(todo)
     if progress is not None:

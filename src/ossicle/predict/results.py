@@ -1,22 +1,21 @@
-"""Result rows on disk: tables in the formats people open, and the journal a killed run goes on from."""
+"""Result rows on disk: tables in the formats people open."""
 
 import csv
 import html
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TextIO
-
-from filelock import FileLock, Timeout
+from typing import Any, TextIO
 
 from ossicle.contracts import Prediction
-from ossicle.errors import CheckpointError, UsageError
+from ossicle.errors import UsageError
 from ossicle.files import write_atomic
 
-COLUMNS = ("path", "start", "end", "label", "score", "caption", "error", "model", "scores")
+COLUMNS = ("path", "start", "end", "label", "score", "caption", "error", "model", "scores", "tags")
+# Those that hold more than one value: JSON in a csv.
+NESTED = ("scores", "tags")
 RAVEN_COLUMNS = (
     *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)"),
     *("Begin Path", "File Offset (s)", "Label", "Score", "Error"),
@@ -28,8 +27,6 @@ RAVEN_SHORTEST_S = 0.001
 PARQUET_ROWS = 4096
 # Kinds without a column for the file.
 ONE_RECORDING = {".txt": "an Audacity label track", ".srt": "a subtitle file", ".vtt": "a subtitle file"}
-
-Stamp = tuple[int, int]
 
 
 def check_out(out: Path, files: int) -> None:
@@ -55,9 +52,10 @@ def check_out(out: Path, files: int) -> None:
 def write_rows(rows: Iterable[Prediction], out: Path) -> None:
     """Write result rows, whole or not at all; times are rounded to milliseconds.
 
-    The kind follows from the suffix: .csv (the scores as one JSON column), .jsonl, .parquet (scores as a map), .txt
-    (Audacity label track of one file), .srt and .vtt (subtitles of one file), .selections or .selections.txt (Raven
-    selection table). Text that is not Unicode, as in a path of odd bytes, is escaped.
+    The kind follows from the suffix: .csv (scores and tags as JSON in a cell), .jsonl (tags as lists), .parquet (scores
+    as a map, tags as a list of structs), .txt (Audacity label track of one file), .srt and .vtt (subtitles of one
+    file), .selections or .selections.txt (Raven selection table); the last four have no place for scores and tags.
+    Text that is not Unicode, as in a path of odd bytes, is escaped.
 
     Args:
         rows: in the order wanted; read as a stream, except for those of one file.
@@ -72,7 +70,7 @@ def write_rows(rows: Iterable[Prediction], out: Path) -> None:
         rows = list(rows)
     check_out(out, len({row.path for row in rows}) if isinstance(rows, list) else 1)
     if FORMATS[suffix] is not _write_raven:  # its times are sums over files, rounded once they are summed
-        rows = (replace(row, start=round(row.start, 3), end=_rounded(row.end)) for row in rows)
+        rows = map(_rounded, rows)
     write_atomic(out, lambda part: FORMATS[suffix](rows, part))
 
 
@@ -83,8 +81,17 @@ def _suffix(out: Path) -> str:
     raise UsageError(f"{out}: rows cannot be written as '{out.suffix}'; choose one of {' '.join(FORMATS)}")
 
 
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
+def _rounded(row: Prediction) -> Prediction:
+    end = None if row.end is None else round(row.end, 3)
+    tags = [(name, score, round(first, 3), round(last, 3)) for name, score, first, last in row.tags]
+    return replace(row, start=round(row.start, 3), end=end, tags=tags)
+
+
+def from_json(cells: Mapping[str, Any]) -> Prediction:
+    """A row as it was before it became JSON, which has lists where a row has tuples; it may have no tags yet."""
+    row = Prediction(**cells)
+    row.tags = [(str(name), float(score), float(start), float(end)) for name, score, start, end in row.tags]
+    return row
 
 
 def _text(part: Path) -> TextIO:
@@ -111,8 +118,14 @@ def _write_csv(rows: Iterable[Prediction], part: Path) -> None:
         table = csv.writer(_Lines(file))
         table.writerow(COLUMNS)
         for row in rows:
-            scores = json.dumps(row.scores, ensure_ascii=False) if row.scores else None
-            table.writerow([scores if name == "scores" else getattr(row, name) for name in COLUMNS])
+            table.writerow([_plain(name, getattr(row, name)) for name in COLUMNS])
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A cell as csv takes it; what is empty is an empty cell."""
+    if name not in NESTED:
+        return value
+    return json.dumps(value, ensure_ascii=False) if value else None
 
 
 def _write_jsonl(rows: Iterable[Prediction], part: Path) -> None:
@@ -126,7 +139,8 @@ def _write_parquet(rows: Iterable[Prediction], part: Path) -> None:
     import pyarrow.parquet as pq
 
     number, text = pa.float64(), pa.string()
-    kinds = {"start": number, "end": number, "score": number, "scores": pa.map_(text, number)}
+    tag = pa.struct([("name", text), ("score", number), ("start", number), ("end", number)])
+    kinds = {"start": number, "end": number, "score": number, "scores": pa.map_(text, number), "tags": pa.list_(tag)}
     schema = pa.schema([(name, kinds.get(name, text)) for name in COLUMNS])
     source = iter(rows)
     with pq.ParquetWriter(part, schema) as table:
@@ -136,7 +150,9 @@ def _write_parquet(rows: Iterable[Prediction], part: Path) -> None:
 
 
 def _unicode(value: Any) -> Any:
-    """A cell as parquet takes it: maps as pairs, and only text that is Unicode."""
+    """A cell as parquet takes it: maps as pairs, tags as structs, and only text that is Unicode."""
+    if isinstance(value, list):
+        return [dict(zip(("name", "score", "start", "end"), map(_unicode, tag), strict=True)) for tag in value]
     if isinstance(value, dict):
         return [(_unicode(key), one) for key, one in value.items()]
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
@@ -215,177 +231,3 @@ FORMATS: dict[str, Callable[[Iterable[Prediction], Path], None]] = {
     ".selections": _write_raven,
     ".selections.txt": _write_raven,
 }
-
-
-def stamp(path: Path) -> Stamp | None:
-    """Size and time of change in nanoseconds; None for a file that is not there."""
-    try:
-        state = path.stat()
-    except (OSError, ValueError):
-        return None
-    return state.st_size, state.st_mtime_ns
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A finished file of a journal.
-
-    Args:
-        offset: of its line.
-        stamp: of the sound file when its rows were made.
-        rows: how many.
-        failed: how many of them are errors.
-        unread: the file could not be read at all.
-    """
-
-    offset: int
-    stamp: Stamp | None
-    rows: int
-    failed: int
-    unread: bool
-
-
-class Journal:
-    """The rows of the files that are finished, one line each after a header, appended and flushed file by file.
-
-    A last line that was cut off by a kill is dropped. Rows stay on disk; only where they lie is kept in memory. Open
-    it with `with`: it is locked as long as it is open.
-
-    Args:
-        path: of the journal, beside the output.
-        header: everything that rows follow from apart from the sound; a journal is only gone on with if it is equal.
-    """
-
-    def __init__(self, path: Path, header: Mapping[str, object]) -> None:
-        self.path = path
-        self.entries: dict[str, Entry] = {}
-        self._header = json.dumps({"journal": 1, **header}, sort_keys=True).encode() + b"\n"
-        self._lock = FileLock(f"{path}.lock")
-
-    def __enter__(self) -> Self:
-        """Lock the journal and read or begin it.
-
-        Raises:
-            UsageError: if another run writes it, or it is of a run with other settings.
-            CheckpointError: if it cannot be written.
-        """
-        with self._told():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._acquire()
-            try:
-                size = self._read() if self.path.exists() else 0
-                self._file = self.path.open("ab", buffering=0)
-                self._file.truncate(size)
-                self._size = size
-                if not size:
-                    self._append(self._header)
-            except BaseException:
-                self._release()
-                raise
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._file.close()
-        self._release()
-
-    def has(self, path: Path, now: Stamp | None) -> bool:
-        """Whether a file is finished and unchanged; one that could not be read at all is worth another try."""
-        entry = self.entries.get(str(path))
-        return entry is not None and now is not None and entry.stamp == now and not entry.unread
-
-    def add(self, path: Path, made: Stamp | None, rows: Sequence[Prediction]) -> None:
-        """Note a file as finished.
-
-        Raises:
-            CheckpointError: if it cannot be written, such as on a full disk; what was there stays.
-        """
-        size, mtime_ns = made or (None, None)
-        record = {"path": str(path), "size": size, "mtime_ns": mtime_ns, "rows": [asdict(row) for row in rows]}
-        line = json.dumps(record).encode() + b"\n"
-        with self._told():
-            offset = self._append(line)
-        self.entries[str(path)] = _entry(offset, record)
-
-    def rows(self, paths: Iterable[Path]) -> Iterator[Prediction]:
-        """The rows of finished files, in the order of `paths`."""
-        with self.path.open("rb") as file:
-            for path in paths:
-                file.seek(self.entries[str(path)].offset)
-                yield from (Prediction(**row) for row in json.loads(file.readline())["rows"])
-
-    def delete(self) -> None:
-        """Remove it once its rows are in the output."""
-        with self._told():
-            self._file.close()
-            self.path.unlink(missing_ok=True)
-
-    def _read(self) -> int:
-        """Find the finished files; returns the bytes that are whole."""
-        with self.path.open("rb") as file:
-            first = file.readline()
-            if first != self._header:
-                if self._header.startswith(first):
-                    return 0
-                raise UsageError(self._mismatch(first))
-            size = len(first)
-            for line in file:
-                try:
-                    record = json.loads(line) if line.endswith(b"\n") else {}
-                    self.entries[record["path"]] = _entry(size, record)
-                except (ValueError, KeyError, TypeError):
-                    break
-                size += len(line)
-        return size
-
-    def _mismatch(self, first: bytes) -> str:
-        remedy = f"delete {self.path} to begin anew, or choose another --out"
-        wanted = json.loads(self._header)
-        try:
-            found = json.loads(first)
-            keys = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-            parts = [f"{key} {found.get(key)} (now {wanted.get(key)})" for key in keys]
-        except (ValueError, TypeError, AttributeError):
-            return f"{self.path} is there but is no journal; {remedy}"
-        return f"{self.path} is of a run that was stopped and had {', '.join(parts)}; {remedy}"
-
-    def _append(self, line: bytes) -> int:
-        """Write a line through to the system; returns where it lies."""
-        offset = self._size
-        written = self._file.write(line) or 0
-        self._size += written
-        if written != len(line):
-            raise OSError(f"only {written} of {len(line)} bytes could be written: no space left")
-        return offset
-
-    def _acquire(self) -> None:
-        with suppress(NotImplementedError):  # a file system without locks
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout:
-                raise UsageError(
-                    f"another run is writing {self.path}; wait until it is done, or choose another --out"
-                ) from None
-
-    def _release(self) -> None:
-        if self._lock.is_locked:
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-            self._lock.release()
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """The system's refusals in words."""
-        try:
-            yield
-        except OSError as err:
-            reason = err.strerror or str(err)
-            raise CheckpointError(
-                f"cannot write {self.path}: {reason}; finished files are kept: free some space or check the "
-                "permissions, then run the same command again"
-            ) from err
-
-
-def _entry(offset: int, record: dict[str, Any]) -> Entry:
-    rows, known = record["rows"], record["size"] is not None
-    failed = sum(row["error"] is not None for row in rows)
-    unread = len(rows) == 1 and failed == 1 and rows[0]["end"] is None
-    return Entry(offset, (record["size"], record["mtime_ns"]) if known else None, len(rows), failed, unread)

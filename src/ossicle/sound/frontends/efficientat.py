@@ -13,7 +13,7 @@ from ossicle.sound.frontends.framing import (
     mel_dtype,
     write_mels,
 )
-from ossicle.sound.frontends.kaldi import kaldi_filters
+from ossicle.sound.frontends.kaldi import kaldi_filters, kaldi_peaks
 
 RATE_HZ = 32_000
 HOP = 320
@@ -50,6 +50,10 @@ class EfficientAtMel(LogMel):
     def settings(self) -> dict[str, object]:
         """Everything that changes the numbers, for cache keys and saved recipes."""
         return {"kind": "efficientat", "version": FRONTEND_VERSION}
+
+    def peaks_hz(self) -> Tensor:
+        """(128,) Hz."""
+        return kaldi_peaks(MELS, low_hz=0.0, high_hz=TOP_HZ)
 
     def _clips(self, waves: Tensor) -> Tensor:
         """(batch, samples) of one length to (batch, frames, mels)."""

@@ -24,12 +24,14 @@ class LogMel(nn.Module, ABC):
     """A front end: waveforms to log-mel frames.
 
     It says its `rate_hz`, `hop_s`, `mels`, and `fewest`, the samples of one window: what is shorter is no sound to it.
-    `bands` is None, or how many columns of a frame are log-mel where samples come after them.
+    `bands` is None, or how many columns of a frame are log-mel where samples come after them. `first_s` is the middle
+    of the first window: 0 where windows are centred on their times.
     """
 
     mels: int
     fewest: int
     bands: int | None = None
+    first_s: float = 0.0
 
     @abstractmethod
     def frames(self, samples: int) -> int:
@@ -38,6 +40,10 @@ class LogMel(nn.Module, ABC):
         Raises:
             AudioError: if the clip is shorter than one window.
         """
+
+    @abstractmethod
+    def peaks_hz(self) -> Tensor:
+        """(bands,) float64: the frequency that each band hears best, rising."""
 
     @abstractmethod
     def _clips(self, waves: Tensor) -> Tensor:

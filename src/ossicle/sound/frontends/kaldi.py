@@ -52,6 +52,8 @@ class KaldiFbank(LogMel):
         UsageError: for an unknown window or a size that is not positive.
     """
 
+    first_s = WINDOW / 2 / RATE_HZ
+
     def __init__(
         self,
         mels: int = 128,
@@ -92,6 +94,10 @@ class KaldiFbank(LogMel):
         """Everything that changes the numbers, for cache keys and saved recipes."""
         names = ("mels", "window", "subtract_mean", "scale", "mean", "std", "target_frames")
         return {"kind": "kaldi", "version": FRONTEND_VERSION} | {name: getattr(self, name) for name in names}
+
+    def peaks_hz(self) -> Tensor:
+        """(mels,) Hz."""
+        return kaldi_peaks(self.mels)
 
     def _clips(self, waves: Tensor) -> Tensor:
         """(batch, samples) of one length to (batch, frames, mels)."""
@@ -140,9 +146,18 @@ def kaldi_filters(
 ) -> Tensor:
     """Triangles straight in mels of 1127 ln(1 + Hz / 700): (fft / 2 + 1, mels) float64 (kaldi `MelBanks`)."""
     bins = torch.arange(fft // 2 + 1, dtype=torch.float64, device="cpu") * (rate_hz / fft)
-    edges_hz = torch.tensor([low_hz, high_hz], dtype=torch.float64, device="cpu")
-    low, high = (1127.0 * torch.log1p(edges_hz / 700.0)).tolist()
-    edges = torch.linspace(low, high, mels + 2, dtype=torch.float64, device="cpu")
-    filters = triangles(1127.0 * torch.log1p(bins / 700.0), edges)
+    filters = triangles(1127.0 * torch.log1p(bins / 700.0), _kaldi_edges(mels, low_hz, high_hz))
     filters[-1] = 0.0  # Kaldi leaves the Nyquist bin out
     return filters
+
+
+def kaldi_peaks(mels: int, *, low_hz: float = 20.0, high_hz: float = RATE_HZ / 2) -> Tensor:
+    """Where these triangles peak: (mels,) Hz float64."""
+    return 700.0 * torch.expm1(_kaldi_edges(mels, low_hz, high_hz)[1:-1] / 1127.0)
+
+
+def _kaldi_edges(mels: int, low_hz: float, high_hz: float) -> Tensor:
+    """Where they start, peak and end, in mels: (mels + 2,)."""
+    edges_hz = torch.tensor([low_hz, high_hz], dtype=torch.float64, device="cpu")
+    low, high = (1127.0 * torch.log1p(edges_hz / 700.0)).tolist()
+    return torch.linspace(low, high, mels + 2, dtype=torch.float64, device="cpu")

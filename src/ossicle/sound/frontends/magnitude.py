@@ -62,6 +62,10 @@ class MagnitudeMel(LogMel):
         names = ("mels", "target_frames")
         return {"kind": "magnitude", "version": FRONTEND_VERSION} | {name: getattr(self, name) for name in names}
 
+    def peaks_hz(self) -> Tensor:
+        """(mels,) Hz."""
+        return _htk_edges(self.mels)[1:-1]
+
     def _clips(self, waves: Tensor) -> Tensor:
         """(batch, samples) of one length to (batch, frames, mels)."""
         window, bands = self._constant(waves.device)
@@ -87,6 +91,11 @@ class MagnitudeMel(LogMel):
 def htk_filters(mels: int) -> Tensor:
     """HTK's triangles with peaks of 1, straight in Hz, from 0 to 12 kHz: (1025, mels) float64."""
     bins = torch.arange(FFT // 2 + 1, dtype=torch.float64, device="cpu") * (RATE_HZ / FFT)
+    return triangles(bins, _htk_edges(mels))
+
+
+def _htk_edges(mels: int) -> Tensor:
+    """Where they start, peak and end, in Hz: (mels + 2,)."""
     top = 2595.0 * torch.log10(torch.tensor(1.0 + RATE_HZ / 2 / 700.0, dtype=torch.float64, device="cpu"))
     mel = torch.linspace(0.0, float(top), mels + 2, dtype=torch.float64, device="cpu")
-    return triangles(bins, 700.0 * (10.0 ** (mel / 2595.0) - 1.0))
+    return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)

@@ -14,7 +14,7 @@ from ossicle.sound.frontends.framing import (
     mel_dtype,
     write_mels,
 )
-from ossicle.sound.frontends.whisper import slaney_filters
+from ossicle.sound.frontends.whisper import slaney_edges, slaney_filters
 
 RATE_HZ = 32_000
 HOP = 320
@@ -55,6 +55,10 @@ class PannsMel(LogMel):
     def settings(self) -> dict[str, object]:
         """Everything that changes the numbers, for cache keys and saved recipes."""
         return {"kind": "panns", "version": FRONTEND_VERSION}
+
+    def peaks_hz(self) -> Tensor:
+        """(64,) Hz."""
+        return slaney_edges(BANDS, LOW_HZ, HIGH_HZ)[1:-1]
 
     def _clips(self, waves: Tensor) -> Tensor:
         """(batch, samples) of one length to (batch, frames, bands and samples)."""

@@ -51,6 +51,10 @@ class WhisperLogMel(LogMel):
         """Everything that changes the numbers, for cache keys and saved recipes."""
         return {"kind": "whisper", "version": FRONTEND_VERSION, "mels": self.mels}
 
+    def peaks_hz(self) -> Tensor:
+        """(mels,) Hz."""
+        return slaney_edges(self.mels, 0.0, RATE_HZ / 2)[1:-1]
+
     def _clips(self, waves: Tensor) -> Tensor:
         """(batch, samples) of one length to (batch, frames, mels)."""
         window, bands = self._constant(waves.device)
@@ -79,9 +83,14 @@ def slaney_filters(
 ) -> Tensor:
     """Slaney's triangles of unit area, straight in Hz: (fft / 2 + 1, mels) float64 (librosa's default)."""
     bins = torch.arange(fft // 2 + 1, dtype=torch.float64, device="cpu") * (rate_hz / fft)
+    edges = slaney_edges(mels, low_hz, high_hz)
+    return triangles(bins, edges) * (2.0 / (edges[2:] - edges[:-2]))
+
+
+def slaney_edges(mels: int, low_hz: float, high_hz: float) -> Tensor:
+    """Where these triangles start, peak and end, in Hz: (mels + 2,) float64."""
     step = torch.log(torch.tensor(6.4, dtype=torch.float64, device="cpu")) / 27.0
     ends = torch.tensor([low_hz, high_hz], dtype=torch.float64, device="cpu")
     low, high = torch.where(ends < 1000.0, ends * 3.0 / 200.0, 15.0 + torch.log(ends / 1000.0) / step).tolist()
     mel = torch.linspace(low, high, mels + 2, dtype=torch.float64, device="cpu")
-    edges = torch.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * torch.exp((mel - 15.0) * step))
-    return triangles(bins, edges) * (2.0 / (edges[2:] - edges[:-2]))
+    return torch.where(mel < 15.0, mel * 200.0 / 3.0, 1000.0 * torch.exp((mel - 15.0) * step))

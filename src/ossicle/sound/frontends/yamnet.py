@@ -14,9 +14,10 @@ from ossicle.sound.frontends.framing import (
     mel_dtype,
     write_mels,
 )
-from ossicle.sound.frontends.kaldi import FBANK_FFT, HOP, RATE_HZ, WINDOW, kaldi_filters
+from ossicle.sound.frontends.kaldi import FBANK_FFT, HOP, RATE_HZ, WINDOW, kaldi_filters, kaldi_peaks
 
 MELS = 64
+LOW_HZ, HIGH_HZ = 125.0, 7_500.0
 PATCH = 96
 STEP = 48
 FLOOR = 1e-3
@@ -30,6 +31,7 @@ class Magnitudes(LogMel):
     """
 
     floor: float
+    first_s = WINDOW / 2 / RATE_HZ
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,6 +40,10 @@ class Magnitudes(LogMel):
         self.fewest = WINDOW
         self.mels = MELS
         self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Band]]] = {}
+
+    def peaks_hz(self) -> Tensor:
+        """(64,) Hz."""
+        return kaldi_peaks(MELS, low_hz=LOW_HZ, high_hz=HIGH_HZ)
 
     def _clips(self, waves: Tensor) -> Tensor:
         """(batch, samples) of one length to (batch, frames, mels)."""
@@ -56,7 +62,7 @@ class Magnitudes(LogMel):
         dtype = mel_dtype(device)
         if (device, dtype) not in self._constants:
             window = torch.hann_window(WINDOW, dtype=torch.float64, device="cpu").to(device, torch.float32)
-            filters = kaldi_filters(MELS, low_hz=125.0, high_hz=7_500.0)
+            filters = kaldi_filters(MELS, low_hz=LOW_HZ, high_hz=HIGH_HZ)
             self._constants[device, dtype] = (window, bands_of(filters, device, dtype))
         return self._constants[device, dtype]
 
