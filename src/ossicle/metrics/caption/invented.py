@@ -70,6 +70,11 @@ def _sentences() -> Sentences:
     return Sentences(SENTENCES)
 
 
+def sound_words() -> tuple[str, ...]:
+    """All words of the list, in their base form."""
+    return tuple(_listed().stand_ins)
+
+
 def words_of(text: str) -> list[str]:
     """The sound words of a caption, each once, in order and in their base form ("barking dogs": bark, dog)."""
     listed = _listed().words
