@@ -27,16 +27,19 @@ IRREGULAR = {
 }  # fmt: skip
 # Ending to what may stand in its place.
 ENDINGS = (("ies", "y"), ("ied", "y"), ("es", ""), ("s", ""), ("ing", ""), ("ing", "e"), ("ed", ""), ("ed", "e"))
-# Words that no class's name is near to, and words of the list whose support is theirs too.
+# Words that say of what sounds no more than others of the list do, in names that embeddings do not bring together.
 STAND_INS = {
-    "announce": "speak", "announcer": "speak", "baa": "bleat sheep", "belch": "burp", "blare": "horn siren alarm",
-    "boy": "child man", "bug": "insect", "bump": "thump", "burble": "gurgle", "cheep": "chirp", "chug": "engine train",
-    "eat": "chew", "exclaim": "speak shout", "flutter": "flap", "footfall": "footstep", "gallop": "horse clop",
-    "girl": "child woman", "grind": "drill sanding saw", "gulp": "gurgle", "guy": "man", "holler": "shout",
-    "hoof": "horse clop", "idle": "engine", "lady": "woman", "mumble": "speak whisper", "narrate": "speak",
-    "peep": "chirp", "plate": "dish", "pound": "thump bang", "putter": "engine", "rip": "tear", "ruffle": "rustle",
-    "say": "speak", "screech": "squeal", "scuffing": "footstep", "slurp": "gurgle", "sputter": "engine",
-    "stomp": "footstep", "ting": "ding", "toddler": "child baby", "toll": "bell", "trot": "horse clop",
+    "accelerate": "engine vehicle car", "acceleration": "engine vehicle car", "announce": "speak", "announcer": "speak",
+    "baa": "bleat sheep", "belch": "burp", "bell": "chime", "blare": "horn siren alarm", "boy": "child man",
+    "bug": "insect", "bump": "thump", "burble": "gurgle", "chat": "speak", "chatter": "speak", "cheep": "chirp",
+    "chime": "bell", "chug": "engine train", "conversation": "speak", "converse": "speak", "eat": "chew",
+    "exclaim": "speak shout", "flutter": "flap", "footfall": "footstep", "gallop": "horse clop", "girl": "child woman",
+    "grind": "drill sanding saw", "gulp": "gurgle", "guy": "man", "holler": "shout", "hoof": "horse clop",
+    "idle": "engine", "lady": "woman", "machine": "mechanism", "machinery": "mechanism", "mumble": "speak whisper",
+    "murmur": "speak whisper", "narrate": "speak", "peep": "chirp", "plate": "dish", "pound": "thump bang",
+    "putter": "engine", "rev": "engine", "ring": "bell chime", "rip": "tear", "ruffle": "rustle", "say": "speak",
+    "screech": "squeal", "scuffing": "footstep", "slurp": "gurgle", "sputter": "engine", "stomp": "footstep",
+    "ting": "ding", "toddler": "child baby", "toll": "bell", "traffic": "vehicle car", "trot": "horse clop",
     "whine": "squeal whimper", "whiz": "whoosh", "yelp": "bark yip", "zoom": "car vehicle",
 }  # fmt: skip
 

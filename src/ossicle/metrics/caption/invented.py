@@ -25,6 +25,18 @@ LEAST_SCORE, LEAST_COSINE = 0.1, 0.5
 # A tag that says that nothing sounds supports nothing, however near its name is to "talk".
 NO_SOUND = "Silence"
 
+# Two words of which the first names no sound of its own here, and what they say together.
+_TOGETHER = {
+    r"fire (?:engine|truck)s?": "firetruck",
+    r"fire alarms?": "alarm",
+    r"machine guns?": "gun",
+    r"wind chimes?": "chime",
+    r"wind instruments?": "instrument",
+    r"wind(?:s|ing)? (?:up|down)": "",
+}
+_COMPOUND = re.compile("|".join(rf"\b({pattern})\b" for pattern in _TOGETHER))
+_DENIED = re.compile(r"\b(?:no|without)(?: (?:an?|any))? [^\W\d_]+")
+
 # Name to probability, or rows that begin with both, such as (name, score, start, end).
 Tags = Mapping[str, float] | Sequence[Sequence[Any]]
 
@@ -76,9 +88,14 @@ def sound_words() -> tuple[str, ...]:
 
 
 def words_of(text: str) -> list[str]:
-    """The sound words of a caption, each once, in order and in their base form ("barking dogs": bark, dog)."""
-    listed = _listed().words
-    found = (listed.get(word) for word in re.findall(r"[^\W\d_]+", text.lower()))
+    """The sound words of a caption, each once, in order and in their base form ("barking dogs": bark, dog).
+
+    What a caption says is not there ("without speech") is left out.
+    """
+    listed, said = _listed().words, list(_TOGETHER.values())
+    plain = re.sub(r"[\s-]+", " ", text.lower())
+    plain = _COMPOUND.sub(lambda match: said[(match.lastindex or 1) - 1], _DENIED.sub(" ", plain))
+    found = (listed.get(word) for word in re.findall(r"[^\W\d_]+", plain))
     return list(dict.fromkeys(word for word in found if word is not None))
 
 
@@ -110,6 +127,7 @@ class Support:
         sentences: the sentence model; the one of `sbert_sim` if not given, loaded when it is first needed.
         least_score: probability from which a tag counts.
         least_cosine: of word and name, from which it supports the word.
+        stand_ins: whether what supports "child" or "woman" also supports "girl", and so on as the list has it.
     """
 
     def __init__(
@@ -118,8 +136,9 @@ class Support:
         *,
         least_score: float = LEAST_SCORE,
         least_cosine: float = LEAST_COSINE,
+        stand_ins: bool = True,
     ) -> None:
-        self.least_score, self.least_cosine = least_score, least_cosine
+        self.least_score, self.least_cosine, self.stand_ins = least_score, least_cosine, stand_ins
         self._sentences = sentences
         self._rows: dict[str, Tensor] = {}
         self._known: dict[tuple[str, str], bool] = {}
@@ -150,7 +169,7 @@ class Support:
     def supports(self, name: str, word: str) -> bool:
         """Whether a tag of this name supports a word of the list."""
         if (name, word) not in self._known:
-            own = (word, *_listed().stand_ins.get(word, ()))
+            own = (word, *(_listed().stand_ins.get(word, ()) if self.stand_ins else ()))
             self._known[name, word] = name != NO_SOUND and (
                 not set(own).isdisjoint(words_of(name)) or any(self._near(name, one) for one in own)
             )
