@@ -1,12 +1,17 @@
 """The verbs that score files: retrieval and classes, and what they say of files that do not fit."""
 
+import csv
 import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
+from tests.conftest import need
 from typer.testing import CliRunner
 
+from ossicle.backbones import weights
 from ossicle.cli import app
 from ossicle.errors import DataError, OssicleError
 from ossicle.metrics.classify import calibration_error
@@ -263,3 +268,41 @@ def test_cells_that_are_no_caption(tmp_path: Path) -> None:
         assert "whose caption is not one text: b.wav (line 2)" in fails(*words, said)
     said = write(tmp_path / "c.jsonl", one + '{"file_name": "b.wav", "caption": ["rain falls"]}')
     assert run(*words, said)["scores"]["rouge_l"] == 1.0
+
+
+def test_invented_sounds_of_rows_with_tags_in_every_format_that_is_written(tmp_path: Path) -> None:
+    need((weights.home() / "weights" / "all-minilm-l6-v2").is_dir(), "all-minilm-l6-v2 in the cache")
+    known = write(tmp_path / "r.csv", "file_name,caption\na.wav,a dog barks\nb.wav,rain falls\n")
+    words = ["captions", "--references", known, "--metrics", "rouge_l,invented", "--candidates"]
+    rows = [("a.wav", "a dog barks", [["Dog", 0.9, 0.0, 2.0]]), ("b.wav", "a siren wails", [["Rain", 0.9, 0.0, 2.0]])]
+    lines = [json.dumps({"path": p, "caption": c, "tags": t}) for p, c, t in rows]
+    said = write(tmp_path / "c.jsonl", "\n".join(lines))
+    found = run(*words, said)
+    assert found["scores"]["invented"] == 0.5 and found["vocabulary"]["sound_words"] == 4
+    assert "invented" not in found["intervals"] and "rouge_l" in found["intervals"]
+    assert found["notes"] == ["invented: no tag supports 2 of 4 sound words: siren, wail; 2 of 2 captions name a sound"]
+    assert "invented" in shown(*words, said)
+    with (tmp_path / "c.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "caption", "tags"), *((p, c, json.dumps(t)) for p, c, t in rows)])
+    assert run(*words, str(tmp_path / "c.csv"))["scores"] == found["scores"]
+    structs = [dict(zip(("name", "score", "start", "end"), tag, strict=True)) for _, _, (tag,) in rows]
+    cells = [{"path": p, "caption": c, "tags": [one]} for (p, c, _), one in zip(rows, structs, strict=True)]
+    parquet.write_table(pa.Table.from_pylist(cells), tmp_path / "c.parquet")
+    assert run(*words, str(tmp_path / "c.parquet"))["scores"] == found["scores"]
+    items = tmp_path / "i.jsonl"
+    both = run(*words, said, "--against", str(tmp_path / "c.csv"), "--items", str(items))
+    assert both["against"]["invented"]["difference"] == 0.0
+    assert [json.loads(line)["invented"] for line in items.read_text().splitlines()] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "cell", ["", "dog; park", "[]", '["dog", "park"]', '[["Dog"]]', '[["Dog", "high"]]', "[" * 9000]
+)
+def test_a_column_of_keywords_is_no_tags(tmp_path: Path, cell: str) -> None:
+    known = write(tmp_path / "r.csv", "file_name,caption\na.wav,a dog barks\n")
+    with (tmp_path / "c.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "caption", "tags"), ("a.wav", "a siren", cell)])
+    words = ["captions", "--references", known, "--candidates", str(tmp_path / "c.csv"), "--metrics"]
+    plain = run(*words, "rouge_l")
+    assert "sound_words" not in plain["vocabulary"] and set(plain["scores"]) == {"rouge_l"}
+    assert "no caption comes with tags" in run(*words, "invented")["absent"]["invented"]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -58,13 +58,13 @@ def captions(
     sides, left_out = _sides([path for path in (candidates, against) if path is not None], known)
     some = {name: own for name, own in known.items() if name not in left_out}
     options: dict[str, Any] = {"spice": spice} if sbert is None else {"spice": spice, "sbert": sbert}
-    found = caption.human(some, names, **options) if human else caption.score(sides[0], some, names, **options)
+    found = caption.human(some, names, **options) if human else _scored(sides[0], some, names, options)
     left_out |= found.left_out
     result: dict[str, Any] = {"items": len(found.items), "left_out": left_out, "scores": found.corpus}
     result |= {"intervals": _intervals(found), "vocabulary": found.vocabulary, "absent": found.absent}
-    result["notes"] = _notes(found, {} if human else sides[0])
+    result["notes"] = [*_notes(found, {} if human else sides[0]), *found.notes]
     if against is not None:
-        result["against"] = _compare(found, caption.score(sides[-1], some, names, **options))
+        result["against"] = _compare(found, _scored(sides[-1], some, names, options))
     if items is not None:
         text = "".join(json.dumps({"id": n, **row}, ensure_ascii=False) + "\n" for n, row in found.items.items())
         write_atomic(items, lambda part: part.write_text(text, encoding="utf-8"))
@@ -83,30 +83,45 @@ def _check_use(names: Sequence[str], sbert: str | None, spice: Path | None, item
         raise UsageError(f"--items {items} would hold JSON lines; give a name that ends in .jsonl")
 
 
-def _sides(files: Sequence[Path], known: Mapping[str, Any]) -> tuple[list[dict[str, str]], dict[str, str]]:
+class _Row(NamedTuple):
+    """What a file has on one item: a caption or an error, and what was heard if it says so."""
+
+    text: str
+    error: str = ""
+    tags: Sequence[tuple[str, float]] = ()
+
+
+def _scored(
+    rows: Mapping[str, _Row], known: Mapping[str, Sequence[str]], names: Sequence[str], options: Mapping[str, Any]
+) -> caption.CaptionScores:
+    tags = {name: row.tags for name, row in rows.items()}
+    return caption.score({name: row.text for name, row in rows.items()}, known, names, tags=tags, **options)
+
+
+def _sides(files: Sequence[Path], known: Mapping[str, Any]) -> tuple[list[dict[str, _Row]], dict[str, str]]:
     """Each file's captions under the ids of the references, and what is left out of all since one file has an error.
 
     Raises:
         DataError: naming the file that does not go with the references.
     """
-    found: list[dict[str, tuple[str, str]]] = []
+    found: list[dict[str, _Row]] = []
     for path in files:
         said = texts.candidates(path)
-        rows = {name: (text, "") for name, text in said.captions.items()}
-        rows |= {name: ("", f"{path.name} has an error: {error}") for name, error in said.failed.items()}
+        rows = {name: _Row(text, tags=said.tags.get(name, ())) for name, text in said.captions.items()}
+        rows |= {name: _Row("", f"{path.name} has an error: {error}") for name, error in said.failed.items()}
         try:
             found.append(named(rows, known))
         except DataError as error:
             raise DataError(f"{path.name}: {error}") from None
-    left_out = {name: error for rows in found for name, (_, error) in rows.items() if error}
+    left_out = {name: row.error for rows in found for name, row in rows.items() if row.error}
     if left_out and len(left_out) == len(known):
         raise DataError(f"no item is left: all {len(known)} have an error in one file or another; write captions anew")
-    return [{name: text for name, (text, _) in rows.items() if name not in left_out} for rows in found], left_out
+    return [{name: row for name, row in rows.items() if name not in left_out} for rows in found], left_out
 
 
-def _notes(found: caption.CaptionScores, said: Mapping[str, str]) -> list[str]:
+def _notes(found: caption.CaptionScores, said: Mapping[str, _Row]) -> list[str]:
     """What a reader of the scores should know."""
-    empty = sum(not text.strip() for text in said.values())
+    empty = sum(not row.text.strip() for row in said.values())
     notes = [f"{empty} of {len(said)} captions are empty; an empty caption scores 0"] if empty else []
     longest = int(found.vocabulary["length_max"])
     short = [key for key in found.corpus if key.startswith("bleu_") and int(key[5:]) > longest]
@@ -120,16 +135,18 @@ def _column(found: caption.CaptionScores, key: str) -> np.ndarray[Any, Any]:
 
 
 def _intervals(found: caption.CaptionScores) -> dict[str, list[float]]:
-    """95 % intervals of the mean over items; BLEU and METEOR of a corpus are no such means, so they have none."""
-    means = [key for key in found.corpus if not key.startswith(("bleu", "meteor")) and len(found.items) >= LEAST]
+    """95 % intervals of the mean over items; scores of a corpus that are no such means have none."""
+    no_means = ("bleu", "meteor", "invented")
+    means = [key for key in found.corpus if not key.startswith(no_means) and len(found.items) >= LEAST]
     return {key: list(interval(_column(found, key), rounds=2000)) for key in means}
 
 
 def _compare(first: caption.CaptionScores, second: caption.CaptionScores) -> dict[str, dict[str, float]]:
-    """Paired bootstrap of each item score; files may list their items in any order."""
+    """Paired bootstrap of each item score that both have; files may list their items in any order."""
     found = {}
     for key in first.corpus:
-        both = [(row[key], second.items[name][key]) for name, row in first.items.items() if key in second.corpus]
+        rows = [(row, second.items[name]) for name, row in first.items.items()]
+        both = [(own[key], other[key]) for own, other in rows if key in own and key in other]
         if len(both) >= LEAST:
             found[key] = vars(paired_bootstrap(*np.array(both).T))
     return found

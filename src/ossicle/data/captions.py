@@ -1,7 +1,9 @@
 """Candidates and references as text by id: Clotho and AudioCaps csv, aac-metrics' csv, COCO's and other JSON."""
 
+import json
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,12 @@ class Said:
     Args:
         captions: one for each id; an empty one is what the system said.
         failed: id to why the system said nothing.
+        tags: id to name and score of each tag that its caption comes with, where it comes with any.
     """
 
     captions: dict[str, str]
     failed: dict[str, str]
+    tags: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
 
 
 def candidates(path: Path) -> Said:
@@ -52,6 +56,8 @@ def candidates(path: Path) -> Said:
         texts = [] if column is None or value is None or value != value else _texts(path, row, column)
         wrong += [] if len(texts) == 1 else [f"{name} (line {row.line})"]
         said.captions[name] = texts[0] if texts else ""
+        heard = _tags(row.cells.get("tags"))
+        said.tags.update({name: heard} if heard else {})
     if twice:
         raise DataError(f"{path.name} has {len(twice)} id(s) more than once: {shorten(twice)}; keep one caption each")
     if wrong:
@@ -61,6 +67,28 @@ def candidates(path: Path) -> Said:
         told = f"{path.name} has no caption: of {len(rows)} row(s) {len(said.failed)} have an error"
         raise DataError(f"{told}, the others are empty; give what a captioner wrote")
     return said
+
+
+def _tags(cell: Any) -> list[tuple[str, float]]:
+    """Tags as rows of `ossicle caption` have them: lists, structs in parquet, JSON in csv; none of anything else.
+
+    A column of that name in other people's tables holds keywords.
+    """
+    try:
+        rows = json.loads(cell) if isinstance(cell, str) else cell
+    except (ValueError, RecursionError):
+        return []
+    rows = [[row.get("name"), row.get("score")] if isinstance(row, dict) else row for row in _list(rows)]
+    good = all(len(_list(row)) >= 2 and isinstance(row[0], str) and _is_score(row[1]) for row in rows)
+    return [(normal(row[0]), float(row[1])) for row in rows] if good else []
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def references(path: Path) -> dict[str, list[str]]:

@@ -1,5 +1,6 @@
 """All caption metrics of a system at once; one that cannot run is named with its reason, never counted as zero."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ossicle.errors import DataError, OssicleError, UnknownNameError
+from ossicle.metrics.caption import invented as unheard
 from ossicle.metrics.caption import sbert as sentence
 from ossicle.metrics.caption import spice as spice_jar
 from ossicle.metrics.caption.bleu import bleu
@@ -30,6 +32,7 @@ class CaptionScores:
         absent: metric to why it could not run.
         vocabulary: words, lengths and the like.
         left_out: name of each item that was not scored to the reason.
+        notes: what a reader of the scores should know.
     """
 
     corpus: dict[str, float] = field(default_factory=dict)
@@ -37,6 +40,7 @@ class CaptionScores:
     absent: dict[str, str] = field(default_factory=dict)
     vocabulary: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 class Job:
@@ -47,15 +51,23 @@ class Job:
         references: id to captions.
         sbert: sentence model of `sbert_sim`.
         spice: folder of the SPICE jar, or None for the usual places.
+        tags: id of a candidate to what was heard.
     """
 
     def __init__(
-        self, candidates: Mapping[str, str], references: Mapping[str, Sequence[str]], *, sbert: str, spice: Path | None
+        self,
+        candidates: Mapping[str, str],
+        references: Mapping[str, Sequence[str]],
+        *,
+        sbert: str,
+        spice: Path | None,
+        tags: Mapping[str, unheard.Tags],
     ) -> None:
         self.pairs: list[Pair] = pair(candidates, references)
         self.texts = list(candidates.values())
         self.others = [[r for r in references[p.name] if r.strip()] for p in self.pairs]
         self.sbert, self.spice_place = sbert, spice
+        self.tags = [tags.get(name) for name in candidates]
 
     @cached_property
     def cider(self) -> Any:
@@ -73,6 +85,21 @@ class Job:
     def spider(self) -> list[float]:
         """Mean of CIDEr-D and SPICE of each item (Liu et al. 2017)."""
         return [(c + s) / 2 for c, s in zip(self.cider.cider_d, self.spice, strict=True)]
+
+    @cached_property
+    def heard(self) -> list[unheard.Heard | None]:
+        """The sound words of each caption and those that no tag supports; None where it has no tags.
+
+        Raises:
+            DataError: if none has.
+        """
+        if not any(self.tags):
+            raise DataError(
+                "no caption comes with tags; give the .jsonl of a captioner that hears by them, with a field tags of"
+                " [[name, score, start, end], …]"
+            )
+        pairs = zip(self.texts, self.tags, strict=True)
+        return [unheard.usual().heard(text, tags) if tags else None for text, tags in pairs]
 
     @cached_property
     def errors(self) -> list[float]:
@@ -119,6 +146,13 @@ def _sbert_sim(job: Job) -> Found:
     return _means(sbert_sim=sentence.similarity(sentence.Sentences(job.sbert), job.texts, job.others))
 
 
+def _invented(job: Job) -> Found:
+    own = [math.nan if row is None else unheard.share([row]) for row in job.heard]
+    if all(map(math.isnan, own)):
+        raise DataError("no caption that comes with tags names a sound of the list, so there is nothing to count")
+    return {"invented": unheard.share(filter(None, job.heard))}, {"invented": own}
+
+
 METRICS: dict[str, Callable[[Job], Found]] = {
     "bleu": _bleu,
     "rouge_l": lambda job: _means(rouge_l=rouge_l(job.pairs)),
@@ -129,9 +163,11 @@ METRICS: dict[str, Callable[[Job], Found]] = {
     "spider_fl": _spider_fl,
     "fense": _fense,
     "sbert_sim": _sbert_sim,
+    "invented": _invented,
     "meteor_jar": _meteor_jar,
 }
-USUAL = tuple(name for name in METRICS if name != "meteor_jar")
+# `invented` is usual too where captions come with tags.
+USUAL = tuple(name for name in METRICS if name not in ("meteor_jar", "invented"))
 # Scores that bear another name than the metric that gives them.
 PARTS = {**{f"bleu_{n}": "bleu" for n in range(1, 5)}, "cider_d": "cider", "fluency_error": "fense"}
 # Scores that compare items with each other, so that one alone has none.
@@ -145,6 +181,7 @@ def score(
     *,
     sbert: str = "all-minilm-l6-v2",
     spice: Path | None = None,
+    tags: Mapping[str, unheard.Tags] | None = None,
 ) -> CaptionScores:
     """Score captions.
 
@@ -152,9 +189,10 @@ def score(
         candidates: id to caption.
         references: id to captions; empty ones count as absent.
         metrics: keys of `METRICS`, which give all their scores, or keys of `PARTS`, one score each; empty takes
-            `USUAL`, all but the jar beside its equal.
+            `USUAL`, all but the jar beside its equal, and `invented` where there are tags.
         sbert: sentence model of `sbert_sim`; its score has that name whatever the model is.
         spice: folder of the SPICE jar.
+        tags: id of a candidate to what was heard, for `invented`; empty ones count as absent.
 
     Raises:
         UnknownNameError: for another metric.
@@ -163,9 +201,10 @@ def score(
     for name in metrics:
         if name not in METRICS and name not in PARTS:
             raise UnknownNameError("caption metric", name, [*METRICS, *PARTS])
-    job = Job(candidates, references, sbert=sbert, spice=spice)
+    job = Job(candidates, references, sbert=sbert, spice=spice, tags=tags or {})
     out = CaptionScores(items={p.name: {} for p in job.pairs}, vocabulary=vocabulary(job.pairs))
-    whole = [name for name in metrics or USUAL if name in METRICS]
+    usual = (*USUAL, "invented") if any(job.tags) else USUAL
+    whole = [name for name in metrics or usual if name in METRICS]
     for name in dict.fromkeys([*whole, *(PARTS[part] for part in metrics if part in PARTS)]):
         wanted = [part for part in metrics if PARTS.get(part) == name]
         try:
@@ -176,8 +215,13 @@ def score(
         keys = list(corpus) if name in whole else wanted
         out.corpus |= {key: corpus[key] for key in keys}
         for key in keys:
-            for one, value in zip(job.pairs, items[key], strict=True):
+            scored = zip(job.pairs, items[key], strict=True)
+            for one, value in ((one, value) for one, value in scored if not math.isnan(value)):
                 out.items[one.name][key] = float(value)
+    if "invented" in out.corpus:
+        rows = [row for row in job.heard if row is not None]
+        out.vocabulary |= unheard.counts(rows)
+        out.notes.append(unheard.told(rows, len(job.pairs)))
     return out
 
 
