@@ -50,7 +50,7 @@ def tagged(name: str, files: Sequence[Path]) -> Tags:
 
 def captioned(files: Sequence[Path]) -> Captions:
     """One caption of the captioner that ships for each whole file."""
-    task = build.load(CAPTIONER, [], kind="caption-llm").task
+    task = build.load(CAPTIONER, [], kinds=build.CAPTIONERS).task
     return {path.name: [str(rows[0].caption)] for path, rows in Predictor(task, CAPTIONER, WHOLE_S).files(files)}
 
 

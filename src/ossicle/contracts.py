@@ -27,6 +27,7 @@ class Clip:
         licence: the clip's own licence as the data set states it.
         name: the name it has in its data set (never a path of this machine).
         channel: of a file with several: 0 averages all, 1 is the first.
+        text_only: there are captions but no sound; the path is a name.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Clip:
     licence: str = ""
     name: str = ""
     channel: int = 0
+    text_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ class Batch:
         targets: what the task's collate made of labels or captions.
         seed: of the random changes made after the front end; None for none.
         others: the same clips as the further encoders of a joined backbone hear them.
+        ids: (batch, tokens) int64 of text that is read beside `tokens`, or None.
+        heard: what was heard of each clip, in the task's own terms.
     """
 
     clips: Sequence[Clip]
@@ -128,6 +132,8 @@ class Batch:
     targets: Tensor | None = None
     seed: int | None = None
     others: tuple["Batch", ...] = ()
+    ids: Tensor | None = None
+    heard: Sequence[Any] = ()
 
     @property
     def parts(self) -> tuple["Batch", ...]:
@@ -136,7 +142,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        tensors = {k: getattr(self, k) for k in ("waves", "lengths", "features", "tokens", "mask", "targets")}
+        tensors = {k: getattr(self, k) for k in ("waves", "lengths", "features", "tokens", "mask", "targets", "ids")}
         others = tuple(other.to(device) for other in self.others)
         return replace(self, others=others, **{k: v.to(device) for k, v in tensors.items() if v is not None})
 

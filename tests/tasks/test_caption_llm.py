@@ -10,7 +10,8 @@ from ossicle import adapters
 from ossicle.backbones.text import Lora
 from ossicle.contracts import Batch, Clip
 from ossicle.errors import DataError, UsageError
-from ossicle.tasks.caption_llm import Captioner, check_captions
+from ossicle.tasks.caption_llm import Captioner
+from ossicle.tasks.captions import check_captions
 from ossicle.tasks.decode import Decoding
 from ossicle.tasks.features import sequence
 from ossicle.tasks.listen import SoundAugment

@@ -66,10 +66,10 @@ def save_weights(folder: Path, parts: Mapping[str, nn.Module]) -> None:
     Raises:
         CheckpointError: if it cannot be written; an earlier file stays.
     """
-    tensors = collect({name: part for name, part in parts.items() if not isinstance(part, LanguageModel)})
-    for name, part in parts.items():
-        if isinstance(part, LanguageModel):
-            part.save(folder / name)
+    lent = {name: part for name, part in parts.items() if isinstance(part, LanguageModel) and part.lent}
+    for name, part in lent.items():
+        part.save(folder / name)
+    tensors = collect({name: part for name, part in parts.items() if name not in lent})
     write_atomic(folder / WEIGHTS, lambda part: safetensors.torch.save_file(tensors, part))
 
 

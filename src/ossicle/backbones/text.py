@@ -108,6 +108,11 @@ class LanguageModel(nn.Module):
         self.training = mode
         return self
 
+    @property
+    def lent(self) -> bool:
+        """Whether its own weights are those of others, so that only a LoRA on it is saved, in peft's format."""
+        return True
+
     def sizes(self) -> list[int]:
         """Vocabulary, width, layers."""
         table = self.model.get_input_embeddings().weight
@@ -195,7 +200,7 @@ class LanguageModel(nn.Module):
             maps = (nn.Linear, Conv1D)
             linear = {path.rpartition(".")[2] for path, m in self.model.named_modules() if isinstance(m, maps)}
             raise AdapterError(
-                f"LoRA targets {', '.join(lora.targets)} do not fit {self.name} ({_line(error)}); "
+                f"LoRA targets {', '.join(lora.targets)} do not fit {self.name} ({line(error)}); "
                 f"it has {', '.join(sorted(linear))}"
             ) from None
 
@@ -214,7 +219,7 @@ class LanguageModel(nn.Module):
             config.inference_mode = not trainable
             self._wrap(config)
         except (ValueError, TypeError, OSError) as error:
-            raise AdapterError(f"the LoRA in {folder} does not fit {self.name}: {_line(error)}") from None
+            raise AdapterError(f"the LoRA in {folder} does not fit {self.name}: {line(error)}") from None
         self.restore(state)
         if not trainable:
             self.requires_grad_(False)
@@ -315,18 +320,19 @@ def language_model(name: str, *, bits: int = 0, precision: Precision = "auto") -
     options: dict[str, Any] = {"quantization_config": _quantised(bits), "device_map": {"": 0}} if bits else {}
     half = torch.cuda.is_available() and resolve(precision) == "bfloat16"
     dtype = torch.bfloat16 if half else torch.float32
-    folder = _folder(name)
+    folder = folder_of(name)
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, **options)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{name} is no causal language model that transformers can load: {_line(error)}") from None
+        raise WeightsError(f"{name} is no causal language model that transformers can load: {line(error)}") from None
     shown = name if name in weights.SOURCES or (REPO.fullmatch(name) and not Path(name).exists()) else folder.name
     commit = folder.name if shown == name and name not in weights.SOURCES else ""  # hashing 16 GB takes a minute
     return LanguageModel(model, tokenizer, shown, commit or weights.digest(folder))
 
 
-def _folder(name: str) -> Path:
+def folder_of(name: str) -> Path:
+    """The folder of a language model by its name in `ossicle models`, on the hub, or its own."""
     if name in weights.SOURCES or Path(name).expanduser().exists() or not REPO.fullmatch(name):
         return weights.fetch(name)
     from huggingface_hub import snapshot_download
@@ -339,7 +345,7 @@ def _folder(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=[*HUB_FILES, "pytorch_model*.bin"], **told))
         return folder
     except Exception as error:  # each version of the hub library raises its own
-        raise WeightsError(f"there is no folder {name}, and the hub did not give it: {_line(error)}") from None
+        raise WeightsError(f"there is no folder {name}, and the hub did not give it: {line(error)}") from None
 
 
 def _quantised(bits: int) -> Any:
@@ -357,5 +363,6 @@ def _quantised(bits: int) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
 
 
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
+    """What another library says went wrong, in one line."""
     return " ".join(str(error).split())[:300]

@@ -12,6 +12,10 @@ from ossicle.cli.predict import found, predictor_of, to_file
 from ossicle.contracts import Prediction
 from ossicle.errors import UsageError
 from ossicle.recipe import build
+from ossicle.tasks.caption_tags import TagCaptioner
+
+WHOLE_S = 7 * 86_400.0  # no file is longer
+STRICT_OF = 4
 
 
 def caption(
@@ -38,6 +42,13 @@ def caption(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Windows at a time.")] = 16,
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "float32",
+    whole: Annotated[
+        bool, typer.Option("--whole", help="One caption for each file, whatever its length. For captioners from tags.")
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Of several candidates take one that names no sound that was not heard, if any."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
 ) -> None:
     """Caption sounds; one caption per window. With --out a stopped run goes on with the same command."""
@@ -45,14 +56,21 @@ def caption(
         raise UsageError("--json is for captions that are printed; leave it out, or give --out a name ending in .jsonl")
     changes = change or []
     _check_once(changes, window, channel)
-    loaded = build.load(adapter, [*changes, *(f"task.decoding.{one}" for one in decoding or [])], kind="caption-llm")
-    predictor = predictor_of(loaded, window, hop, channel, batch, precision)
+    if whole and (window is not None or hop is not None):
+        raise UsageError("--whole writes one caption a file, --window and --hop one a window; give one of them")
+    settings = [f"task.decoding.{one}" for one in decoding or []]
+    if strict and not any(one.startswith("task.decoding.candidates") for one in settings):
+        settings.append(f"task.decoding.candidates={STRICT_OF}")
+    loaded = build.load(adapter, [*changes, *settings], kinds=build.CAPTIONERS)
+    _set_up(loaded, whole=whole, strict=strict)
+    predictor = predictor_of(loaded, WHOLE_S if whole else window, hop, channel, batch, precision)
     if out is not None:
         task = loaded.task
         extras = {
             "backbone": task.encoder.digest,
             "language model": task.language.digest,
             "decoding": asdict(task.decoding),
+            "strict": strict,
         }
         raise typer.Exit(to_file(predictor, paths, out, extras))
     failed = False
@@ -61,6 +79,18 @@ def caption(
             failed |= row.error is not None
             _tell(row, as_json)
     raise typer.Exit(1 if failed else 0)
+
+
+def _set_up(loaded: build.Loaded, *, whole: bool, strict: bool) -> None:
+    """What only a captioner from tags can do."""
+    told = {"--whole": whole, "--strict": strict}
+    asked = [option for option, wanted in told.items() if wanted]
+    if asked and not isinstance(loaded.task, TagCaptioner):
+        raise UsageError(
+            f"{asked[0]} wants a captioner that says what it heard, such as everyday; {loaded.name} does not"
+        )
+    if strict:
+        loaded.task.strict = True
 
 
 def _check_once(changes: list[str], window: float | None, channel: int | None) -> None:

@@ -43,7 +43,7 @@ def demo(
         raise UsageError(f"--out {out} cannot be a folder: {err.strerror}; give another") from None
     with terminal.waiting(f"fetching {SOUNDS}") as tell:
         sounds = sorted(weights.fetch(SOUNDS).glob("*.mp3"))
-        loaded = usual(tell) if adapter is None else build.load(adapter, kind="classify")
+        loaded = usual(tell) if adapter is None else build.load(adapter, kinds=["classify"])
         writer = None
         if captioner:
             tell(f"loading {captioner}")
@@ -87,7 +87,7 @@ def usual(tell: Callable[[str], None]) -> build.Loaded:
     for name in zoo.CLASSIFIERS:
         tell(f"loading {name}")
         try:
-            loaded = build.load(name, kind="classify")
+            loaded = build.load(name, kinds=["classify"])
         except WeightsError as err:
             faults.append(f"{name} cannot be used: {err}")
             continue
@@ -101,7 +101,7 @@ def usual(tell: Callable[[str], None]) -> build.Loaded:
 def captioner_or_none(captioner: str) -> build.Loaded | None:
     """The captioner, or None, which is told, where its models cannot be had."""
     try:
-        return build.load(captioner, kind="caption-llm")
+        return build.load(captioner, kinds=build.CAPTIONERS)
     except WeightsError as err:
         terminal.note(f"no captions: {err}")
         return None

@@ -27,7 +27,7 @@ def export(
         raise UsageError(f"--to {to} is a {'folder' if to.is_dir() else 'file'}; give another name")
     if seconds is not None and to.suffix != ".onnx":
         raise UsageError(f"--seconds is for a .onnx file and does nothing for {to}, a folder; leave it out")
-    loaded = build.load(adapter, kind="classify" if to.suffix == ".onnx" else None)
+    loaded = build.load(adapter, kinds=["classify"] if to.suffix == ".onnx" else [])
     if to.suffix != ".onnx":
         peft_format.to_peft(single(loaded.task.encoder, "PEFT's format"), to)
         terminal.say(f"the encoder's LoRA in PEFT's format in {to}; nothing above the encoder is part of it")

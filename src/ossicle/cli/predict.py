@@ -50,7 +50,7 @@ def predict(
             precision=checked_precision(precision), channel=channel or 0,
         )  # fmt: skip
     else:
-        loaded = build.load(adapter, kind="classify")
+        loaded = build.load(adapter, kinds=["classify"])
         task, predictor = loaded.task, predictor_of(loaded, window, hop, channel, batch, precision)
     extras = {"backbone": task.encoder.digest, "labels": task.labels}
     raise typer.Exit(to_file(predictor, paths, out, extras))

@@ -1,6 +1,7 @@
 """`ossicle train classify DATA --out DIR`: an adapter on the user's own sounds."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,8 @@ import typer
 from ossicle import terminal
 from ossicle.data import Dataset, open_data
 from ossicle.data.manifest import SHOWN, shorten
+from ossicle.data.texts import open_texts
+from ossicle.errors import UsageError
 from ossicle.recipe import build, config
 
 train = typer.Typer(help="Train an adapter.", no_args_is_help=True)
@@ -77,9 +80,41 @@ def caption_llm(
     _train("caption-llm", data, out, recipe, change, tables, resume, init_from, as_json)
 
 
+@train.command("caption-tags")
+def caption_tags(
+    data: Annotated[str, typer.Argument(help="Captioned sounds; with --text-only a table of captions alone.")],
+    out: Out,
+    backbone: Annotated[str | None, typer.Option(help="The tagger that hears, such as mn04 or yamnet.")] = None,
+    llm: Annotated[
+        str | None,
+        typer.Option(help="A language model of either family; if not given, a small one is trained from nothing."),
+    ] = None,
+    text_only: Annotated[
+        bool, typer.Option("--text-only", help="DATA has captions and no sound: what would be heard is made up.")
+    ] = False,
+    scenes: Annotated[
+        str | None, typer.Option(help="With --text-only: captioned sounds to learn from as well, by their real tags.")
+    ] = None,
+    recipe: RecipeFile = None,
+    change: Change = None,
+    resume: Resume = False,
+    init_from: Init = None,
+    as_json: Json = False,
+) -> None:
+    """Train a captioner that reads what a tagger hears; from captioned sounds, or from captions alone."""
+    if scenes is not None and not text_only:
+        raise UsageError("--scenes adds sounds to captions without sound; give --text-only too, or one table of both")
+    tables = {"backbone": {"name": backbone}, "task": {"llm": llm}}
+    dataset = open_texts(data) if text_only else opened(data)
+    if scenes is not None:
+        heard = opened(scenes)
+        dataset = replace(dataset, name=f"{dataset.name} and {heard.name}", clips=(*dataset.clips, *heard.clips))
+    _train("caption-tags", dataset, out, recipe, change, tables, resume, init_from, as_json)
+
+
 def _train(
     kind: str,
-    data: str,
+    data: str | Dataset,
     out: Path,
     recipe: Path | None,
     change: list[str] | None,
@@ -93,7 +128,8 @@ def _train(
     if resume and recipe is None and (out / build.RECIPE).is_file():
         recipe = out / build.RECIPE
     chosen = config.read(recipe, change or [], {name: table for name, table in tables.items() if table})
-    manifest = build.train(chosen, opened(data), out, resume=resume, init=init, quiet=as_json)
+    dataset = opened(data) if isinstance(data, str) else data
+    manifest = build.train(chosen, dataset, out, resume=resume, init=init, quiet=as_json)
     unreadable = manifest["data"]["unreadable"]
     if unreadable:
         told = [f"{name}: {why}" for name, why in unreadable.items()]
@@ -116,7 +152,9 @@ def _tell(manifest: dict[str, Any], out: Path, as_json: bool) -> None:
     if "kept" in manifest:
         terminal.say(f"kept {manifest['kept']}")
     if "language_model" in sizes:
-        terminal.say(f"trained {sizes['mapper']:,} mapper and {sizes['llm_lora']:,} LoRA parameters")
+        own = "LoRA" if "llm_lora" in sizes else "language model"
+        count = sizes.get("llm_lora", sizes.get("llm_trained", 0))
+        terminal.say(f"trained {sizes['mapper']:,} mapper and {count:,} {own} parameters")
     for name, scores in manifest["scores"].items():
         shown = ", ".join(f"{key} {value:.3f}" for key, value in scores.items() if key != "classes_absent")
         terminal.say(f"{name}: {shown}")

@@ -136,6 +136,8 @@ def readable(clips: Sequence[Clip]) -> tuple[list[Clip], dict[str, str]]:
 
 
 def _fault(clip: Clip) -> str:
+    if clip.text_only:
+        return ""
     try:
         reach = audio.probe(clip.path).duration_s + audio.TOLERANCE_S
         if clip.start >= reach or (clip.end is not None and clip.end > reach):

@@ -22,6 +22,7 @@ from ossicle.files import write_atomic
 from ossicle.recipe import config, iterate, trained
 from ossicle.recipe.backbone import check_same, settled, signature
 from ossicle.recipe.caption_llm import RECIPE, CaptionPlan
+from ossicle.recipe.caption_tags import TagsPlan
 from ossicle.recipe.classify import LABELS, ClassifyPlan
 from ossicle.recipe.config import Recipe
 from ossicle.recipe.partition import Split, check_heard, split
@@ -35,8 +36,9 @@ __all__ = ["JUDGED", "LABELS", "RECIPE", "Loaded", "load", "train"]
 
 JUDGED = "judged_{}.jsonl"
 CARD = "README.md"
-VERBS = {"classify": "predict", "caption-llm": "caption"}
-PLANS: dict[str, type[Plan]] = {"classify": ClassifyPlan, "caption-llm": CaptionPlan}
+VERBS = {"classify": "predict", "caption-llm": "caption", "caption-tags": "caption"}
+PLANS: dict[str, type[Plan]] = {"classify": ClassifyPlan, "caption-llm": CaptionPlan, "caption-tags": TagsPlan}
+CAPTIONERS = ("caption-llm", "caption-tags")
 
 
 @dataclass
@@ -171,13 +173,13 @@ def _finish(plan: Plan, task: Any, parts: Split, manifest: dict[str, Any], out: 
     return manifest
 
 
-def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) -> Loaded:
+def load(where: str, changes: Sequence[str] = (), *, kinds: Sequence[str] = ()) -> Loaded:
     """An adapter folder, or the name of one that ships, as a task that predicts.
 
     Args:
         where: the folder, its name, or a repository on the hub.
         changes: "task.llm=FOLDER" texts that win over its recipe.
-        kind: of task it must be; None takes any.
+        kinds: of task it must be one of; empty takes any.
 
     Raises:
         UsageError: if it is of another kind, or a change would do nothing.
@@ -188,7 +190,7 @@ def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) ->
     folder = zoo.find(where)
     manifest = store.read_manifest(folder)
     _check_whole(folder, manifest)
-    _check_kind(where, str(manifest.get("task")), kind)
+    _check_kind(where, str(manifest.get("task")), kinds)
     try:
         recipe = config.saved(folder / RECIPE)
         plan = PLANS[recipe.task.kind].saved(recipe, folder)
@@ -203,7 +205,8 @@ def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) ->
         f"{folder.name} was trained on other weights of {recipe.backbone.name} than those here "
         f"(digest {trained_on[:12]}, here {task.encoder.digest[:12]})"
     )
-    check_same(known, task.encoder, told)
+    if task.encoder.name == manifest["backbone"]["name"]:  # tags are text: another tagger may give them
+        check_same(known, task.encoder, told)
     plan.check(task, manifest)
     store.restore(task.parts(), tensors)
     for module in task.parts().values():
@@ -213,9 +216,10 @@ def load(where: str, changes: Sequence[str] = (), *, kind: str | None = None) ->
     return Loaded(task, recipe, manifest, folder.name)
 
 
-def _check_kind(where: str, here: str, wanted: str | None) -> None:
-    if wanted not in (None, here):
-        raise UsageError(f"{where} holds a {here} adapter, not a {wanted} one; use `ossicle {VERBS.get(here)}`")
+def _check_kind(where: str, here: str, wanted: Sequence[str]) -> None:
+    if wanted and here not in wanted:
+        told = " or ".join(wanted)
+        raise UsageError(f"{where} holds a {here} adapter, not a {told} one; use `ossicle {VERBS.get(here)}`")
 
 
 def _check_whole(folder: Path, manifest: dict[str, Any]) -> None:

@@ -20,7 +20,8 @@ from ossicle.recipe.config import Recipe
 from ossicle.recipe.partition import Split
 from ossicle.share.card import card
 from ossicle.tasks import decode
-from ossicle.tasks.caption_llm import Captioner, check_captions, check_metrics
+from ossicle.tasks.caption_llm import Captioner
+from ossicle.tasks.captions import check_captions, check_metrics
 from ossicle.tasks.listen import SoundAugment
 from ossicle.tasks.mapper import Mapper
 from ossicle.tasks.naming import Naming, spoken

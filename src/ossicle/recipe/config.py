@@ -8,9 +8,12 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ossicle.backbones.prompt import PLACEHOLDER
+from ossicle.backbones.seq2seq import Sizes
 from ossicle.backbones.text import Lora
 from ossicle.errors import RecipeError, UnknownNameError, UsageError
 from ossicle.tasks.caption_llm import PROMPT
+from ossicle.tasks.caption_tags import Reads
 from ossicle.tasks.classify import Augment
 from ossicle.tasks.decode import Decoding
 from ossicle.tasks.listen import SoundAugment
@@ -133,8 +136,40 @@ class CaptionTable(Table):
     augment: SoundAugment = SoundAugment()
 
 
-TaskTable = Annotated[ClassifyTable | CaptionTable, Field(discriminator="kind")]
-KINDS: dict[str, type[Table]] = {"classify": ClassifyTable, "caption-llm": CaptionTable}
+class TagsTable(Table):
+    """Captioning from tags: a tagger, and a language model that reads what it heard."""
+
+    kind: Literal["caption-tags"] = "caption-tags"
+    instead: str = Field(default="", description="the tagger that hears where the backbone's weights cannot be had")
+    llm: str = Field(default="", description="a language model of either family; empty trains a small one from nothing")
+    small: Sizes = Field(default=Sizes(), description="of the small one")
+    learns: Literal["whole", "frozen-decoder", "lora"] = Field(
+        default="whole", description="what of the language model trains; of a causal one only a LoRA can"
+    )
+    lora: Lora = Field(default=Lora(), description="where a LoRA trains")
+    prompt: str = Field(
+        default=f"Describe the sound in which one hears: {PLACEHOLDER}",
+        description="of a causal language model; the tags stand at [audio]",
+    )
+    prompt_form: Literal["chat", "plain"] = "chat"
+    reads: Reads = Field(default="list", description="list: the surest tags; sequence: one a row, as the paper")
+    most: int = Field(default=10, ge=1, description="tags of a list")
+    least: float = Field(default=0.03, ge=0, le=1, description="strength of a list's tags after the first")
+    parity: bool = Field(default=False, description="names as the paper's code leaves them")
+    pretend: list[str] = Field(
+        default=["mn04", "yamnet"], description="taggers that are pretended for captions without sound"
+    )
+    sentences: str = Field(default="all-minilm-l6-v2", description="says which classes a caption without sound names")
+    decoding: Decoding = Decoding()
+    metrics: list[str] = Field(default=["bleu", "rouge_l", "cider"], description="of validation and test clips")
+    best_by: str = Field(default="cider_d", description="the score that chooses the best epoch")
+    language: Literal["en", "any"] = Field(default="en", description="any: do not look whether captions are English")
+    shortest_s: float = Field(default=0.0, ge=0, description="shorter clips go on in silence up to this length")
+    window_s: float = Field(default=30.0, gt=0, description="longer clips are cut into windows of this length")
+
+
+TaskTable = Annotated[ClassifyTable | CaptionTable | TagsTable, Field(discriminator="kind")]
+KINDS: dict[str, type[Table]] = {"classify": ClassifyTable, "caption-llm": CaptionTable, "caption-tags": TagsTable}
 # Settings of trainings by earlier versions, and what to do without; how what they made is used does not need them.
 GONE = {"task.head_first": "is gone, as task.head=fitted begins with a head that fits; leave it out"}
 # What suits a kind of task where a recipe says nothing.
@@ -143,6 +178,11 @@ USUAL: dict[str, dict[str, dict[str, Any]]] = {
         "backbone": {"name": "whisper-tiny.en"},
         "adapter": {"spec": "probe()"},
         "train": {"epochs": 50, "lr": 3e-4, "weight_decay": 0.0, "patience": 0},
+    },
+    "caption-tags": {
+        "backbone": {"name": "mn04"},
+        "adapter": {"spec": "probe()"},
+        "train": {"epochs": 8, "batch": 64, "lr": 5e-4, "warmup": 0.05, "patience": 3},
     },
 }
 
@@ -166,6 +206,12 @@ class Recipe(Table):
     def caption(self) -> CaptionTable:
         """The task table of a captioner."""
         assert isinstance(self.task, CaptionTable)
+        return self.task
+
+    @property
+    def tags(self) -> TagsTable:
+        """The task table of a captioner from tags."""
+        assert isinstance(self.task, TagsTable)
         return self.task
 
 

@@ -14,6 +14,10 @@ LIVE: dict[str, tuple[str, ...]] = {
         *("task.llm", "task.llm_bits", "task.prompt", "task.prompt_form", "task.layers", "task.squeeze"),
         *("task.activation", "task.decoding", "task.metrics", "train.precision"),
     ),
+    "caption-tags": (
+        *("backbone.name", "task.instead", "task.llm", "task.prompt", "task.prompt_form", "task.most", "task.least"),
+        *("task.decoding", "task.metrics", "train.precision"),
+    ),
 }
 ALL = (
     *("data.channel", "task.window_s", "task.shortest_s", "backbone.weights", "backbone.source", "backbone.stride"),
@@ -44,7 +48,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
 
 def _decoding(key: str, recipe: Recipe) -> None:
     """See that a setting of the decoding is one of the method's."""
-    how = recipe.caption.decoding
+    how = recipe.task.decoding  # type: ignore[union-attr]
     users = [method for method, own in OWN.items() if key in own]
     if users and how.method not in users:
         raise UsageError(f"{key} is of method={' or '.join(users)} and does nothing with {how.method}; set both")

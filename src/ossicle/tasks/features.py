@@ -143,6 +143,7 @@ class Disk:
         self._hashes: dict[Path, str] = {}
 
     def read(self, clip: Clip, variant: int = 0) -> Tensor | None:
+        """What was kept of a clip, or None."""
         file = self._file(clip, variant)
         try:
             return None if file is None else torch.from_numpy(np.load(file, allow_pickle=False))
@@ -150,6 +151,7 @@ class Disk:
             return None
 
     def write(self, clip: Clip, value: Tensor, variant: int = 0) -> None:
+        """Keep what was computed of a clip, where the disk takes it."""
         file = self._file(clip, variant)
         if file is None:
             return

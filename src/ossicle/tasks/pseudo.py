@@ -71,28 +71,43 @@ class Event:
     part: int
 
 
-def events(captions: Sequence[str], names: Sequence[str], sentences: Sentences) -> list[list[Event]]:
-    """The events of each caption.
+class Clauses:
+    """What captions name, clause by clause.
 
     Args:
         captions: texts.
-        names: of a tagger's classes.
         sentences: the model that says how like two texts are.
     """
-    pieces = [[(part, c) for part, text in enumerate(_THEN.split(one)) for c in _clauses(text)] for one in captions]
-    known = sorted({clause for row in pieces for _, clause in row})
-    vectors = sentences.embed(known).numpy() @ sentences.embed([name.lower() for name in names]).numpy().T
-    words = [_stems(name) for name in names]
-    by_word: dict[str, list[int]] = {}
-    for number, row in enumerate(words):
-        for word in row:
-            by_word.setdefault(word, []).append(number)
-    found: dict[str, tuple[Array, Array] | None] = {}
-    for clause, alike in zip(known, vectors, strict=True):
-        for number in {n for word in _stems(clause) for n in by_word.get(word, ())}:
-            alike[number] += SHARED_WORD
-        found[clause] = _choices(alike)
-    return [[Event(*two, part) for part, clause in row if (two := found[clause]) is not None] for row in pieces]
+
+    def __init__(self, captions: Sequence[str], sentences: Sentences) -> None:
+        self.sentences, self.captions = sentences, list(dict.fromkeys(captions))
+        self.pieces = [
+            [(part, c) for part, s in enumerate(_THEN.split(one)) for c in _clauses(s)] for one in self.captions
+        ]
+        self.known = sorted({clause for row in self.pieces for _, clause in row}, key=lambda text: (len(text), text))
+        self.vectors = sentences.embed(self.known)
+
+    def events(self, names: Sequence[str]) -> dict[str, list[Event]]:
+        """By caption the events that it names.
+
+        Args:
+            names: of a tagger's classes.
+        """
+        vectors = self.sentences.embed([name.lower() for name in names]).T
+        by_word: dict[str, list[int]] = {}
+        for number, name in enumerate(names):
+            for word in _stems(name):
+                by_word.setdefault(word, []).append(number)
+        found: dict[str, tuple[Array, Array] | None] = {}
+        for clause, vector in zip(self.known, self.vectors, strict=True):
+            alike = (vector @ vectors).numpy()
+            for number in {n for word in _stems(clause) for n in by_word.get(word, ())}:
+                alike[number] += SHARED_WORD
+            found[clause] = _choices(alike)
+        return {
+            caption: [Event(*two, part) for part, clause in row if (two := found[clause]) is not None]
+            for caption, row in zip(self.captions, self.pieces, strict=True)
+        }
 
 
 def _clauses(text: str) -> list[str]:
@@ -138,7 +153,9 @@ class Confusions:
         """Write it as safetensors in float16."""
         numbers = np.array([self.noise, self.shared, *self.level, *self.whole])
         tensors = {"mean": self.mean, "factor": self.factor, "numbers": numbers}
-        half = {key: np.ascontiguousarray(value, np.float16) for key, value in tensors.items()}  # it writes bytes as they lie
+        half = {
+            key: np.ascontiguousarray(value, np.float16) for key, value in tensors.items()
+        }  # it writes bytes as they lie
         safetensors.numpy.save_file(half, path, {"names": "\n".join(self.names)})
 
 
@@ -194,7 +211,8 @@ def logit(scores: Array) -> Array:
 def _spread(factor: Array, noise: float) -> Array:
     """(classes,) standard deviations; a class that real sounds hardly ever had counts as one that they had."""
     own = np.sqrt((factor**2).sum(axis=1) + noise**2)
-    return np.maximum(own, np.median(own))
+    found: Array = np.maximum(own, np.median(own))
+    return found
 
 
 class Pretence:
@@ -219,7 +237,10 @@ class Pretence:
         seconds = USUAL_S if random.random() < 0.6 else random.uniform(*SECONDS)
         count = max(1, round(seconds / ROW_S))
         tails = QUIET * np.sqrt(TAILS / random.chisquare(TAILS, (1, of.factor.shape[1])))
-        common, own = random.standard_normal((1, of.factor.shape[1])), random.standard_normal((count, of.factor.shape[1]))
+        common, own = (
+            random.standard_normal((1, of.factor.shape[1])),
+            random.standard_normal((count, of.factor.shape[1])),
+        )
         z = tails * (np.sqrt(of.shared) * common + np.sqrt(1 - of.shared) * own)
         logits = of.mean + z @ of.factor.T + of.noise * random.standard_normal((count, len(of.mean)))
         for number, level in self._levels(named, count, random).items():
@@ -257,6 +278,7 @@ class Pretence:
         row = np.where(on, (level + own) / 2 + WANDER * random.standard_normal(len(on)), np.nan)
         levels[number] = np.fmax(levels[number], row) if number in levels else row
 
+
 def _sounding(first: float, last: float, count: int, random: np.random.Generator) -> Array:
     """(rows,) bool where an event of a part sounds: all through it, in one stretch, or now and then."""
     rows = np.arange(count)
@@ -269,4 +291,10 @@ def _sounding(first: float, last: float, count: int, random: np.random.Generator
         start = random.uniform(first, max(first, last - length))
         return (rows + 1 > start) & (rows < start + length) & inside | (rows == int(min(start, count - 1)))
     on = inside & (random.random(count) < random.uniform(0.2, 0.7))
-    return on if on.any() else inside
+    chosen: Array = on if on.any() else inside
+    return chosen
+
+
+def known() -> list[str]:
+    """Taggers that are measured."""
+    return sorted(path.stem for path in MEASURED.glob("*.safetensors"))

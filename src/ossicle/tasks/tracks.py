@@ -19,11 +19,13 @@ from ossicle.backbones.encoder import Encoder
 from ossicle.contracts import Clip
 from ossicle.data.clips import load_waves
 from ossicle.errors import AudioError
+from ossicle.sound import audio
 from ossicle.tasks import features
 
 Array = np.ndarray[Any, Any]
 
 WINDOW_S, HOP_S, PIECE_S = 2.0, 1.0, 10.0
+LONG_S = 120.0  # longer sounds are heard in stretches of this length, so that a whole day never lies in memory
 BATCH = 16
 # Of a score's peak over time: where a tag is above it, it sounds.
 SOUNDS = 0.5
@@ -114,14 +116,21 @@ class Tracker:
     def get(self, clips: Sequence[Clip]) -> list[Track | AudioError]:
         """The track of each clip, or why there is none; order kept."""
         bare = [replace(clip, labels=(), captions=()) for clip in clips]
-        found = [self._known.get(clip) or self._stored(clip) for clip in bare]
+        found: list[Track | AudioError | None] = [self._known.get(clip) or self._stored(clip) for clip in bare]
         rest = [i for i, track in enumerate(found) if track is None]
+        short = []
+        for i in rest:
+            stretches = _stretches(bare[i])
+            if len(stretches) > 1:
+                found[i] = _joined(self.get(stretches))
+            else:
+                short.append(i)
         waves = load_waves(
-            [bare[i] for i in rest], self.tagger.rate_hz, shortest_s=self.shortest_s, fewest=self.tagger.fewest
+            [bare[i] for i in short], self.tagger.rate_hz, shortest_s=self.shortest_s, fewest=self.tagger.fewest
         )  # fmt: skip
-        told: list[Track | AudioError] = list(found)  # type: ignore[arg-type]
-        for i, wave in zip(rest, waves, strict=True):
-            told[i] = wave if isinstance(wave, AudioError) else self._hear(bare[i], wave)
+        for i, wave in zip(short, waves, strict=True):
+            found[i] = wave if isinstance(wave, AudioError) else self._hear(bare[i], wave)
+        told = [track for track in found if track is not None]
         self._known |= {clip: track for clip, track in zip(bare, told, strict=True) if isinstance(track, Track)}
         return told
 
@@ -141,6 +150,32 @@ class Tracker:
         table = torch.cat([whole[None], rows, torch.full_like(whole, seconds)[None]])
         self._disk.write(clip, table)
         return Track(whole.numpy(), rows.numpy(), seconds)
+
+
+def _stretches(clip: Clip) -> list[Clip]:
+    """A clip in pieces short enough to hear at once."""
+    try:
+        end = audio.probe(clip.path).duration_s if clip.end is None else clip.end
+    except AudioError:
+        return [clip]
+    if end - clip.start <= LONG_S:
+        return [clip]
+    spans = audio.rested(audio.windows(end - clip.start, LONG_S, LONG_S), LONG_S)
+    ends = [clip.start + b for _, b in spans[:-1]]
+    return [
+        replace(clip, start=a, end=b) for a, b in zip([clip.start, *ends], [*ends, clip.end], strict=True)
+    ]  # fmt: skip
+
+
+def _joined(tracks: Sequence[Track | AudioError]) -> Track | AudioError:
+    """One track of those of stretches, one after another."""
+    fault = next((t for t in tracks if isinstance(t, AudioError)), None)
+    if fault is not None:
+        return fault
+    good = [t for t in tracks if isinstance(t, Track)]
+    seconds = [t.seconds for t in good]
+    whole = np.average([t.whole for t in good], axis=0, weights=seconds)
+    return Track(whole, np.concatenate([t.rows for t in good]), sum(seconds))
 
 
 @torch.no_grad()

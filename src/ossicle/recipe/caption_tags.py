@@ -1,0 +1,237 @@
+"""Building a captioner from tags: tagger, language model of either family, and what captions without sound need."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ossicle import backbones, terminal
+from ossicle.adapters import store
+from ossicle.backbones import prompt, seq2seq, tags
+from ossicle.backbones.text import CONFIG, LanguageModel, alike, language_model
+from ossicle.contracts import Clip, Prediction
+from ossicle.errors import AdapterError, CheckpointError, UsageError, WeightsError
+from ossicle.metrics.caption.sbert import Sentences
+from ossicle.recipe import backbone, config
+from ossicle.recipe.caption_llm import ALIKE, RECIPE
+from ossicle.recipe.config import Recipe
+from ossicle.recipe.partition import Split
+from ossicle.share.card import card
+from ossicle.tasks import decode, pseudo
+from ossicle.tasks.caption_tags import NUMBERS, TagCaptioner
+from ossicle.tasks.captions import check_captions, check_metrics
+from ossicle.tasks.pseudo import Event, Pretence
+
+VOCABULARY = "vocabulary.json"
+NO_LORA = {"whole": "whole", "frozen-decoder": "frozen-decoder", "lora": "nothing"}
+
+
+class TagsPlan:
+    """How a recipe becomes a captioner from tags; see `plan.Plan`.
+
+    Args:
+        recipe: checked settings.
+        vocabulary: of a small language model of its own, as JSON text; "" where another one is taken.
+        pretences: taggers that are pretended, with the events of every caption.
+        lora: folder of a trained LoRA, or None for a fresh one.
+    """
+
+    def __init__(
+        self, recipe: Recipe, vocabulary: str = "", pretences: Sequence[tuple[Pretence, Mapping[str, Any]]] = (),
+        lora: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.recipe, self.vocabulary, self.pretences, self.lora = recipe, vocabulary, pretences, lora
+
+    @classmethod
+    def learn(cls, recipe: Recipe, parts: Split) -> "TagsPlan":
+        """Sees that all clips have captions; learns the vocabulary and what captions without sound name."""
+        table, clips = recipe.tags, [*parts.train, *parts.val, *parts.test]
+        check_captions(clips, table.language)
+        decode.check(table.decoding)
+        if parts.val or parts.test:
+            check_metrics(table.metrics, table.best_by, len(parts.val) if recipe.train.keep == "best" else 0)
+        said = [caption for clip in parts.train for caption in clip.captions]
+        names = [name.lower() for kind in ("audioset", "yamnet") for name in tags.names(kind)]
+        vocabulary = "" if table.llm else seq2seq.byte_pairs([*said, *names], table.small.vocabulary)
+        bare = [caption.strip() for clip in clips if clip.text_only for caption in clip.captions]
+        return cls(recipe, vocabulary, _pretences(table, bare) if bare else ())
+
+    @classmethod
+    def saved(cls, recipe: Recipe, folder: Path) -> "TagsPlan":
+        """With the vocabulary or the LoRA of the folder."""
+        own = folder / VOCABULARY
+        if not recipe.tags.llm and not own.is_file():
+            raise CheckpointError(f"{folder} is incomplete: it has no {VOCABULARY}; train or fetch it again")
+        vocabulary = "" if recipe.tags.llm else own.read_text(encoding="utf-8")
+        return cls(recipe, vocabulary, lora=folder / store.LLM if (folder / store.LLM / CONFIG).is_file() else None)
+
+    @classmethod
+    def validates(cls, recipe: Recipe) -> bool:
+        """Always."""
+        return True
+
+    def texts(self) -> dict[str, str]:
+        """The vocabulary, where it is its own."""
+        return {VOCABULARY: self.vocabulary} if self.vocabulary else {}
+
+    def task(self, *, for_training: bool) -> TagCaptioner:
+        """The task on its tagger and language model.
+
+        Raises:
+            UsageError: if the backbone is no tagger.
+            WeightsError: if weights cannot be had.
+            AdapterError: if a LoRA does not fit the language model.
+        """
+        table = self.recipe.tags
+        encoder = self._tagger()
+        language = self._language()
+        torch.manual_seed(self.recipe.train.seed)
+        numbers = nn.Linear(NUMBERS, language.width)
+        if table.reads == "sequence":
+            numbers.requires_grad_(False)
+        causal = not isinstance(language, seq2seq.EncoderDecoder)
+        asked = prompt.prompt(language.tokenizer, table.prompt, chat=table.prompt_form == "chat") if causal else None
+        return TagCaptioner(
+            encoder, language, numbers, prompt=asked, reads=table.reads, most=table.most, least=table.least,
+            parity=table.parity, pretences=self.pretences, shortest_s=table.shortest_s, decoding=table.decoding,
+            metrics=table.metrics, best_by=table.best_by,
+        )  # fmt: skip
+
+    def _tagger(self) -> backbones.Encoder:
+        recipe, instead = self.recipe, self.recipe.tags.instead
+        try:
+            encoder = backbone.single(backbone.adapted(recipe), "task.kind=caption-tags")
+        except WeightsError as err:
+            if not instead or instead == recipe.backbone.name:
+                raise
+            terminal.note(f"{instead} hears instead of {recipe.backbone.name}: {err}")
+            table = recipe.backbone.model_copy(update={"name": instead})
+            self.recipe = recipe.model_copy(update={"backbone": table})
+            return self._tagger()
+        if encoder.tags is None:
+            raise UsageError(f"captions from tags need a tagger, such as mn04 or yamnet; {encoder.name} names nothing")
+        return encoder
+
+    def _language(self) -> LanguageModel:
+        table = self.recipe.tags
+        if not table.llm:
+            made = seq2seq.small(table.small, seq2seq.tokenizer_of(self.vocabulary), self.recipe.train.seed)
+            if table.learns != "whole":
+                raise UsageError(
+                    f"task.learns={table.learns} wants a language model that is trained; give one by task.llm"
+                )
+            return made
+        if not seq2seq.is_one(table.llm):
+            if table.learns != "lora":
+                raise UsageError(f"of {table.llm}, a causal language model, only a LoRA trains; set task.learns=lora")
+            language = language_model(table.llm, precision=self.recipe.train.precision)
+        else:
+            language = seq2seq.encoder_decoder(table.llm, learns=NO_LORA[table.learns])  # type: ignore[arg-type]
+        if self.lora is not None:
+            language.load_lora(self.lora)
+        elif table.learns == "lora":
+            language.add_lora(table.lora)
+        return language
+
+    def begin(self, task: TagCaptioner, folder: Path | None) -> None:
+        """The weights of a trained captioner from tags.
+
+        Raises:
+            UsageError: if the folder is no such captioner's, or reads in another way.
+            AdapterError: if the weights do not fit.
+        """
+        if folder is None:
+            return
+        manifest = store.read_manifest(folder)
+        if manifest.get("task") != task.kind:
+            raise UsageError(f"{folder} holds a {manifest.get('task')} adapter; --init-from wants a {task.kind} one")
+        other = config.read(folder / RECIPE).tags
+        if other.reads != task.reads:
+            raise UsageError(f"{folder} was trained with task.reads={other.reads}; give its recipe by --recipe")
+        if self.vocabulary and (folder / VOCABULARY).is_file():
+            self.vocabulary = (folder / VOCABULARY).read_text(encoding="utf-8")
+            task.language.tokenizer = seq2seq.tokenizer_of(self.vocabulary)
+        self.check(task, manifest)
+        store.restore(task.parts(), store.read_weights(folder))
+
+    def check(self, task: TagCaptioner, manifest: dict[str, Any]) -> None:
+        """See that the language model is the one that was trained.
+
+        Raises:
+            AdapterError: if not.
+        """
+        known, here = manifest["language model"], task.language
+        told = f"this captioner was made for the language model {known['name']}, not for {here.name}"
+        if known["sizes"] != here.sizes():
+            raise AdapterError(f"{told}: vocabulary, width and layers {known['sizes']} came, {here.sizes()} are here")
+        if here.lent and alike(known["sample"], here.sample()) < ALIKE:
+            raise AdapterError(f"{told}: it has other weights; give those it was trained on by task.llm")
+
+    def caches(self, task: TagCaptioner) -> bool:
+        """Tags are always kept; clips are cut for that."""
+        return True
+
+    def start(self, task: TagCaptioner, clips: Sequence[Clip], out: Path) -> None:
+        """Nothing."""
+
+    def trains(self, task: TagCaptioner) -> bool:
+        """Always."""
+        return True
+
+    def kept(self) -> dict[str, Any]:
+        """Nothing more."""
+        return {}
+
+    def facts(self, task: TagCaptioner) -> dict[str, Any]:
+        """The language model."""
+        language = task.language
+        return {
+            "language model": {
+                "name": language.name, "digest": language.digest, "sizes": language.sizes(),
+                "sample": language.sample() if language.lent else [], "learns": self.recipe.tags.learns,
+            }
+        }  # fmt: skip
+
+    def sizes(self, task: TagCaptioner) -> dict[str, int]:
+        """Of the map of numbers and of the language model."""
+        trained = sum(value.numel() for value in task.language.saved().values())
+        return {
+            "mapper": sum(p.numel() for p in task.numbers.parameters()),
+            "llm_trained": trained,
+            "language_model": task.language.base_parameters(),
+        }
+
+    def judged(
+        self, task: TagCaptioner, clips: Sequence[Clip], rows: Sequence[Prediction], out: Path
+    ) -> list[dict[str, Any]]:
+        """The caption beside its references, and what was heard."""
+        return [
+            {"references": list(c.captions), "caption": r.caption, "score": r.score, "tags": r.tags, "error": r.error}
+            for c, r in zip(clips, rows, strict=True)
+        ]
+
+    def card(self, name: str, manifest: dict[str, Any]) -> str:
+        """The model card."""
+        return card(name, manifest, *self.told(name, manifest))
+
+    def told(self, name: str, manifest: dict[str, Any]) -> tuple[str, str, dict[str, str]]:
+        """What the card says of it: what it does, how it is used, how it reads."""
+        table = self.recipe.tags
+        writer = manifest["language model"]["name"]
+        does = f"captions sound from what {self.recipe.backbone.name} names in it, with {writer}"
+        read = f"the {table.most} surest tags with their times" if table.reads == "list" else "one tag a row of scores"
+        return does, f"caption {name} sounds/ --out captions.csv", {"Reads": read}
+
+
+def _pretences(table: config.TagsTable, captions: Sequence[str]) -> list[tuple[Pretence, dict[str, list[Event]]]]:
+    """Every tagger that is pretended, with the events of every caption."""
+    clauses = pseudo.Clauses(captions, Sentences(table.sentences))
+    found = []
+    for name in table.pretend:
+        confusions = pseudo.load(name)
+        if confusions is None:
+            raise UsageError(f"task.pretend={name} is not measured; give some of {', '.join(pseudo.known())}")
+        found.append((Pretence(confusions), clauses.events(confusions.names)))
+    return found
