@@ -32,7 +32,7 @@ ITERATED = (
     ("mn04+whisper-tiny.en", "whisper-tiny.en:lora(rank=8)+norm()"),
 )
 FULL_LR = 1e-4  # of every weight; the default rate is for adapters
-FEW = {"esc50": (24, 8, 15, 3), "words": (15, 8, 3, 30, 100), "digits": (15, 8, 3, 30, 100)}
+FEW = {"esc50": (3, 8, 24, 15), "words": (15, 8, 3, 30, 100), "digits": (15, 8, 3, 30, 100)}
 FEW_OF_ALL = 24  # three folds of ESC-50 have no more
 LONG = {"esc50": (15, 24), "words": (30, 100), "digits": (30, 100)}
 FOLDS = ("1", "2", "3", "4")

@@ -97,8 +97,11 @@ class TagCaptioner(Captions):
         there = dict(zip(map(id, sounds), self.tracker.get(sounds), strict=True))
         found: list[tuple[Track, Sequence[str]] | AudioError] = []
         for clip, caption in zip(clips, said, strict=True):
-            track = self._pretended(caption, generator) if clip.text_only else there[id(clip)]
-            found.append((track, self.tracker.names) if isinstance(track, Track) else track)
+            track = None if clip.text_only else there[id(clip)]
+            if track is None:
+                found.append(self._pretended(caption, generator))
+            else:
+                found.append((track, self.tracker.names) if isinstance(track, Track) else track)
         faults = {str(c.path): str(f) for c, f in zip(clips, found, strict=True) if isinstance(f, AudioError)}
         self.unreadable |= faults
         good = [i for i, one in enumerate(found) if not isinstance(one, AudioError)]
@@ -146,12 +149,12 @@ class TagCaptioner(Captions):
     def _captions(self, said: Sequence[str]) -> Tensor | None:
         return self.targets(said) if all(said) else None
 
-    def _pretended(self, caption: str, generator: torch.Generator | None) -> Track | AudioError:
-        """A track for a caption; without a generator always the same one."""
+    def _pretended(self, caption: str, generator: torch.Generator | None) -> tuple[Track, Sequence[str]]:
+        """A track for a caption, and the classes it is of; without a generator always the same one."""
         seed = zlib.crc32(caption.encode()) if generator is None else int(torch.randint(2**31, (), generator=generator))
         random = np.random.default_rng(seed)
         pretence, events = self.pretences[int(random.integers(len(self.pretences)))]
-        return pretence.draw(events[caption], random)
+        return pretence.draw(events[caption], random), pretence.of.names
 
     def _tokens(
         self, track: Track, names: Sequence[str], generator: torch.Generator | None

@@ -83,9 +83,10 @@ def fit(
     means = [block.mean(axis=0) for block in blocks]
     stds = [np.maximum(block.std(axis=0), 1e-5) * np.sqrt(block.shape[1]) for block in blocks]
     ready = [((b - m) / s).astype(np.float32) for b, m, s in zip(blocks, means, stds, strict=True)]
-    turns = [_whitening(x) if wanted else None for x, wanted in zip(ready, whiten or [False] * len(ready), strict=True)]
+    whiten = whiten or [False] * len(ready)
+    search = _Search(ready, whiten, targets, groups, several, class_weights, seed)
+    turns = [_whitening(x) if wanted else None for x, wanted in zip(ready, whiten, strict=True)]
     ready = [x if turn is None else x @ turn for x, turn in zip(ready, turns, strict=True)]
-    search = _Search(ready, targets, groups, several, class_weights, seed)
     with threadpool_limits(limits=1):  # the products are small; threads that wait for each other cost more than they do
         strength, shares = search.choose()
         x = np.concatenate([share * block for share, block in zip(shares, ready, strict=True)], axis=1)
@@ -113,6 +114,12 @@ def _whitening(x: Array) -> Array:
     return found
 
 
+def _whitened(x: Array, learn: Array) -> Array:
+    """All rows, by what some of them say."""
+    found: Array = x @ _whitening(x[learn])
+    return found
+
+
 def _turned(weight: Array, turns: Sequence[Array | None], widths: Sequence[int]) -> Array:
     """(classes, width) weights of whitened features as weights of those that are only standardised."""
     parts = np.split(weight, np.cumsum(widths)[:-1], axis=1)
@@ -120,11 +127,12 @@ def _turned(weight: Array, turns: Sequence[Array | None], widths: Sequence[int])
 
 
 class _Search:
-    """Log losses of settings on held-out folds, each computed once."""
+    """Log losses of settings on held-out folds, each computed once. What whitens learns from the others, too."""
 
     def __init__(
         self,
         ready: Sequence[Array],
+        whiten: Sequence[bool],
         targets: Array,
         groups: Sequence[str],
         several: bool,
@@ -133,14 +141,18 @@ class _Search:
     ) -> None:
         names = np.unique(np.asarray(groups), return_inverse=True)[1]
         self.rows = _some(names, seed)
-        self.ready, self.targets = [block[self.rows] for block in ready], targets[self.rows]
-        self.several, self.weights = several, weights
-        self.folds = _folds(self.targets, names[self.rows], several, seed)
+        self.targets, self.several, self.weights = targets[self.rows], several, weights
+        self.count = len(ready)
+        blocks = [block[self.rows] for block in ready]
+        self.folds = [
+            (learn, test, [_whitened(x, learn) if w else x for x, w in zip(blocks, whiten, strict=True)])
+            for learn, test in _folds(self.targets, names[self.rows], several, seed)
+        ]
         self._known: dict[tuple[float, tuple[float, ...]], Array] = {}
 
     def choose(self) -> tuple[float, tuple[float, ...]]:
         """The strength and shares of the least log loss: strength, one share after another, strength again."""
-        shares = (1.0,) * len(self.ready)
+        shares = (1.0,) * self.count
         if not self.folds:
             return USUAL_STRENGTH, shares
         strength = min(STRENGTHS, key=lambda c: self._loss(c, shares))
@@ -158,9 +170,9 @@ class _Search:
         if not self.folds:
             return np.zeros((0, self.targets.shape[1]))
         if (strength, shares) not in self._known:
-            x = np.concatenate([share * block for share, block in zip(shares, self.ready, strict=True)], axis=1)
             found = np.zeros(self.targets.shape)
-            for learn, test in self.folds:
+            for learn, test, ready in self.folds:
+                x = np.concatenate([share * block for share, block in zip(shares, ready, strict=True)], axis=1)
                 weight, bias = _solve(x[learn], self.targets[learn], strength, self.several, self.weights)
                 found[test] = x[test] @ weight.T + bias
             self._known[strength, shares] = found

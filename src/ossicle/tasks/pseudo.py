@@ -289,7 +289,9 @@ def _sounding(first: float, last: float, count: int, random: np.random.Generator
     if kind < 0.75:
         length = max(1.0, random.uniform(0.1, 0.7) * (last - first))
         start = random.uniform(first, max(first, last - length))
-        return (rows + 1 > start) & (rows < start + length) & inside | (rows == int(min(start, count - 1)))
+        stretch: Array = (rows + 1 > start) & (rows < start + length) & inside
+        stretch |= rows == int(min(start, count - 1))
+        return stretch
     on = inside & (random.random(count) < random.uniform(0.2, 0.7))
     chosen: Array = on if on.any() else inside
     return chosen
