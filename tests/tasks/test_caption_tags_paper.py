@@ -22,14 +22,13 @@ from ossicle.backbones.seq2seq import EncoderDecoder
 from ossicle.contracts import Clip
 from ossicle.data import Dataset
 from ossicle.data.clips import load_waves
-from ossicle.errors import UsageError
+from ossicle.errors import AdapterError, UsageError
 from ossicle.recipe import backbone, build, config
 from ossicle.recipe.caption_tags import TagsPlan
 from ossicle.tasks import conditioning, decode
 from ossicle.tasks.caption_tags import NUMBERS, TagCaptioner
 from ossicle.tasks.decode import Decoding
-from ossicle.tasks.embeddings import Embedder, Embeddings, Heard
-from ossicle.tasks.tracks import Tag
+from ossicle.tasks.embeddings import Embeddings
 from ossicle.training.evaluate import predict_rows
 
 SAID = ["a dog barks while a man is speaking", "rain falls on a roof and the wind blows", "a car goes past"]
@@ -37,8 +36,8 @@ KINDS = {"yamnet": "yamnet", "vggish": "vggish", "panns-wavegram-cnn14": "panns"
 PAPER = Decoding(beams=4, max_tokens=19, min_tokens=4, no_repeat=3)
 
 
-def load(name: str, **options) -> Encoder:
-    made = tiny.tagger() if name == "mn04" else tiny.encoder(KINDS[name])
+def load(name: str, seed: int = 0, **options) -> Encoder:
+    made = tiny.tagger(seed) if name == "mn04" else tiny.encoder(KINDS[name], seed)
     made.name = name
     return made
 
@@ -217,54 +216,6 @@ def test_what_trains_of_bart_large_is_as_much_as_in_the_paper():
         assert sum(p.numel() for p in trained.values()) == count
 
 
-def test_what_embeddings_are_of_each_kind(clips):
-    clip = clips[2]
-    (wave,) = load_waves([clip], 16_000)
-    whisper = Embedder(load("whisper-tiny.en"))
-    (heard,) = whisper.get([clip])
-    tokens = whisper.encoder(wave[None]).tokens[0]
-    torch.testing.assert_close(heard.rows, tokens, atol=2e-3, rtol=2e-3)
-    assert heard.times[0, 0] == 0 and heard.times[-1, 1] == pytest.approx(4.3)
-    step = 4.3 / len(tokens)
-    first, last = round(1.0 / step), round(2.0 / step)
-    over = heard.over(first * step, last * step)
-    torch.testing.assert_close(over, tokens[first:last].mean(dim=0), atol=2e-3, rtol=2e-3)
-    (vggish,) = Embedder(load("vggish")).get([clip])
-    assert len(vggish.rows) == 4 and vggish.times[3].tolist() == pytest.approx([2.88, 3.84])
-    torch.testing.assert_close(vggish.over(0.96, 1.92), vggish.rows[1], atol=1e-4, rtol=1e-4)
-    assert torch.equal(vggish.over(4.0, 4.3), vggish.rows[3])  # behind the last one
-    (panns,) = Embedder(load("panns-wavegram-cnn14")).get([clip])
-    assert panns.rows.shape == (1, tiny.PANNS.hidden) and (panns.rows >= 0).all()
-
-
-def test_a_long_sound_has_embeddings_all_along(tmp_path):
-    path = tiny.write_tone(tmp_path / "long.wav", 500.0, 25.0)
-    clip = Clip(path)
-    (panns,) = Embedder(load("panns-wavegram-cnn14")).get([clip])
-    assert panns.times.tolist() == [[0, 10], [10, 20], [20, 30]]
-    (tokens,) = Embedder(load("whisper-tiny.en")).get([clip])
-    assert float(tokens.times[-1, 1]) == pytest.approx(25.0) and (tokens.times[1:, 0] == tokens.times[:-1, 1]).all()
-    whole = Embedder(load("vggish"))
-    monthly = Embedder(load("vggish"))
-    (rows,) = whole.get([clip])
-    assert len(rows.rows) == 26
-    (stored,) = monthly.get([clip])
-    assert torch.equal(stored.rows, rows.rows) and (whole.computed, monthly.computed) == (1, 0)
-
-
-def test_rows_go_beside_tags_by_number_as_in_the_paper_or_by_time():
-    more = Embeddings([load("vggish")], 8, "add")
-    rows = torch.arange(3.0)[:, None].expand(3, tiny.VGGISH.dim)
-    heard = Heard(rows, torch.tensor([[0.0, 0.96], [0.96, 1.92], [1.92, 2.88]]))
-    names, beside = more.of_rows([heard], ["a", "b", "c", "d"], 3.8, paced=True)
-    assert names == ["a", "b", "c"] and torch.equal(beside, rows)
-    names, beside = more.of_rows([heard], ["a", "b"], 2.88, paced=False)
-    assert names == ["a", "b"]
-    assert beside[:, 0].tolist() == pytest.approx([(0 * 0.96 + 1 * 0.48) / 1.44, (1 * 0.48 + 2 * 0.96) / 1.44])
-    tag = Tag("a", 0.5, 0.5, 0.96, 2.88, 1.0)
-    assert more.of_tags([heard], [tag])[0, 0] == pytest.approx(1.5)
-
-
 LISTS = ["task.reads=list", "task.reads=sequence"]
 QUICK = [
     "train.epochs=1", "train.batch=2", "train.precision=float32", "train.lr=0.01", "data.val=['2']",
@@ -392,6 +343,39 @@ def test_random_weights_in_the_sizes_of_a_trained_one(tmp_path):
 def test_what_cannot_be_joined_is_told(changes, told):
     with pytest.raises(UsageError, match=told):
         TagsPlan(recipe(*changes), seq2seq.byte_pairs(SAID, 320)).task(for_training=True)
+
+
+def test_another_tagger_may_hear_but_embeddings_are_of_the_same_encoder(tmp_path, clips, monkeypatch):
+    out = tmp_path / "out"
+    build.train(recipe("backbone.name=mn04+vggish"), Dataset("tones", tuple(clips)), out, quiet=True)
+    other = build.load(str(out), ["backbone.name=yamnet+vggish"]).task
+    assert all(row.error is None and row.tags for row in predict_rows(other, clips, batch=3, precision="float32"))
+    for name in ("yamnet", "mn04+whisper-tiny.en", "mn04+vggish+whisper-tiny.en"):
+        with pytest.raises(AdapterError, match="reads embeddings of vggish, but"):
+            build.load(str(out), [f"backbone.name={name}"])
+    monkeypatch.setattr(backbone.backbones, "load", lambda name, **options: load(name, seed=3))
+    with pytest.raises(AdapterError, match="other weights of vggish"):
+        build.load(str(out), ["backbone.name=yamnet+vggish"])
+    plain = tmp_path / "plain"
+    build.train(recipe("backbone.name=mn04"), Dataset("tones", tuple(clips)), plain, quiet=True)
+    with pytest.raises(AdapterError, match="reads embeddings of no encoder"):
+        build.load(str(plain), ["backbone.name=mn04+vggish"])
+
+
+def test_an_adapter_that_would_not_train_is_refused():
+    made = recipe("backbone.name=mn04+whisper-tiny.en", "adapter.spec=whisper-tiny.en:lora(rank=2)")
+    with pytest.raises(UsageError, match="would not train; leave it out"):
+        TagsPlan(made, seq2seq.byte_pairs(SAID, 320)).task(for_training=True)
+
+
+@torch.no_grad()
+def test_what_a_model_would_write_by_itself_changes_nothing(clips):
+    """BART-CNN's own settings ask for 56 tokens at least; those of the recipe hold."""
+    task = captioner(bart(forced=True), decoding=PAPER)
+    wanted = [row.caption for row in task.predict(task.collate(clips, None))]
+    own = task.language.model.generation_config
+    own.min_length, own.max_length, own.length_penalty, own.num_beams, own.no_repeat_ngram_size = 56, 142, 2.0, 7, 5
+    assert [row.caption for row in task.predict(task.collate(clips, None))] == wanted
 
 
 def test_captions_without_sound_have_no_embeddings(tmp_path, clips):

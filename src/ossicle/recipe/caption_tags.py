@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from ossicle import backbones, terminal
+from ossicle import adapters, backbones, terminal
 from ossicle.adapters import store
 from ossicle.backbones import prompt, seq2seq, tags
 from ossicle.backbones.text import CONFIG, LanguageModel, alike, language_model
@@ -124,6 +125,11 @@ class TagsPlan:
             other = recipe.backbone.model_copy(update={"name": instead})
             self.recipe = recipe.model_copy(update={"backbone": other})
             return self._encoders()
+        if adapters.trainable(encoder, "default"):
+            raise UsageError(
+                f"captions from tags are learnt from what frozen encoders hear, so adapter.spec={recipe.adapter.spec}"
+                " would not train; leave it out"
+            )
         tagger, parts = tagger_of(encoder), list(encoder.encoders)
         if tagger is None and table.join != "alone":
             raise UsageError(f"captions from tags need a tagger, such as mn04 or yamnet; {encoder.name} names nothing")
@@ -200,11 +206,12 @@ class TagsPlan:
         store.restore(task.parts(), store.read_weights(folder))
 
     def check(self, task: TagCaptioner, manifest: dict[str, Any]) -> None:
-        """See that the language model is the one that was trained.
+        """See that the language model is the one that was trained, and the embeddings are of the same encoders.
 
         Raises:
             AdapterError: if not.
         """
+        _check_embeddings(manifest.get("embeddings", {}), _signatures(task), task.encoder.name)
         known, here = manifest["language model"], task.language
         told = f"this captioner was made for the language model {known['name']}, not for {here.name}"
         if known["sizes"] != here.sizes():
@@ -228,9 +235,10 @@ class TagsPlan:
         return {}
 
     def facts(self, task: TagCaptioner) -> dict[str, Any]:
-        """The language model."""
-        language = task.language
+        """The language model, and what tells the encoders of embeddings apart from others."""
+        language, heard = task.language, _signatures(task)
         return {
+            **({"embeddings": heard} if heard else {}),
             "language model": {
                 "name": language.name, "digest": language.digest, "sizes": language.sizes(),
                 "sample": language.sample() if language.lent else [], "learns": self.recipe.tags.learns,
@@ -269,8 +277,29 @@ class TagsPlan:
         if table.join == "alone":
             does, read = f"captions sound as {self.recipe.backbone.name} hears it, with {writer}", "embeddings, no tags"
         elif len(backbones.names_of(self.recipe.backbone.name)) > 1:
+            does = does.replace(" names in it", " names and hears in it")
             read += f", and embeddings ({table.join or 'add'})"
         return does, f"caption {name} sounds/ --out captions.csv", {"Reads": read}
+
+
+def _signatures(task: TagCaptioner) -> dict[str, list[float]]:
+    """Of each encoder that gives embeddings, by its name."""
+    embedders = [] if task.embeddings is None else task.embeddings.embedders
+    return {one.encoder.name: backbone.signature(one.encoder) for one in embedders}
+
+
+def _check_embeddings(known: Mapping[str, list[float]], here: Mapping[str, list[float]], name: str) -> None:
+    """A tagger may be another one, as tags are text; embeddings are not."""
+    if list(known) != list(here):
+        wanted, came = (" and ".join(names) or "no encoder" for names in (known, here))
+        raise AdapterError(
+            f"this captioner reads embeddings of {wanted}, but with the backbone {name} those of {came} come; only the"
+            " tagger in front may be another one"
+        )
+    for encoder, spreads in known.items():
+        room = backbone.ROUNDING.get(encoder, backbone.USUAL_ROUNDING)
+        if len(spreads) != len(here[encoder]) or not np.allclose(spreads, here[encoder], rtol=room, atol=0):
+            raise AdapterError(f"this captioner was trained on other weights of {encoder} than those here")
 
 
 def _pretences(table: config.TagsTable, captions: Sequence[str]) -> list[tuple[Pretence, dict[str, list[Event]]]]:
