@@ -109,11 +109,26 @@ class EncoderDecoder(LanguageModel):
         found: Tensor = logits.log_softmax(dim=-1).gather(2, known[..., None])[..., 0]
         return found
 
+    def score_padded(self, given: Given, labels: Tensor) -> Tensor:
+        """(batch, places) float32 log-probability of each label, of padding too; labels are the text's own tokens.
+
+        The decoder sees no padding: the mask of its places is that of the labels, as in the paper's code (SPEC 2.4).
+        """
+        first = torch.full_like(labels[:, :1], self.starts[0])
+        out = self.model(
+            inputs_embeds=given.embedded, attention_mask=given.real.long(),
+            decoder_input_ids=torch.cat([first, labels[:, :-1]], dim=1),
+            decoder_attention_mask=(labels != self.tokenizer.pad_token_id).long(), use_cache=False,
+        )  # fmt: skip
+        found: Tensor = out.logits.float().log_softmax(dim=-1).gather(2, labels[..., None])[..., 0]
+        return found
+
     def generate(self, given: Given, settings: Any) -> Any:
         """What transformers' `generate` gives, without the tokens that every text begins with."""
         starts = self.starts
         settings.decoder_start_token_id = starts[0]
         settings.forced_bos_token_id = starts[1] if len(starts) > 1 else None
+        settings.forced_eos_token_id = getattr(self.model.generation_config, "forced_eos_token_id", None)
         made = super().generate(given, settings)
         made.sequences = made.sequences[:, len(starts) :]
         if made.logits:
@@ -162,28 +177,35 @@ def is_one(name: str) -> bool:
         raise WeightsError(f"{name} is no language model that transformers can load: {line(error)}") from None
 
 
-def encoder_decoder(name: str, *, learns: Learns = "whole") -> EncoderDecoder:
+def encoder_decoder(name: str, *, learns: Learns = "whole", fresh: int | None = None) -> EncoderDecoder:
     """Load a trained one.
 
     Args:
         name: of `ossicle models`, a folder in transformers' format, or a repository on the hub.
         learns: see `EncoderDecoder`.
+        fresh: seed of random weights in place of its own.
 
     Raises:
         WeightsError: if it cannot be had or is none.
     """
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, logging
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig, logging
 
     logging.disable_progress_bar()
     folder = folder_of(name)
     try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if fresh is None:
+            model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        else:
+            with torch.random.fork_rng():
+                torch.manual_seed(fresh)
+                model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+            if (folder / "generation_config.json").is_file():  # which tokens begin a text
+                model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise WeightsError(f"{name} is no encoder-decoder that transformers can load: {line(error)}") from None
-    return EncoderDecoder(
-        model, tokenizer, Path(name).name if Path(name).exists() else name, weights.digest(folder), learns
-    )
+    shown = Path(name).name if Path(name).exists() else name
+    return EncoderDecoder(model, tokenizer, shown, "" if fresh is not None else weights.digest(folder), learns)
 
 
 def small(sizes: Sizes, tokenizer: Any, seed: int = 0) -> EncoderDecoder:

@@ -31,13 +31,22 @@ class Tags(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, tokens, dim), and where they are real, to (batch, rows, classes) probabilities of each class."""
-        if self.pooled:
-            real = torch.ones_like(tokens[..., :1]) if mask is None else mask.to(tokens.dtype)[..., None]
-            mean = (tokens * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True)
-            peak = tokens.masked_fill(real == 0, -torch.inf).amax(dim=1, keepdim=True)
-            tokens = mean + peak if self.peaks else mean
-        logits: Tensor = self.head(tokens)
+        logits: Tensor = self.head(self._rows(tokens, mask))
         return logits.float().sigmoid()
+
+    def embedding(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """(batch, rows, width) of what the head's last map makes classes of; PANNs' embedding."""
+        assert isinstance(self.head, nn.Sequential)
+        found: Tensor = self.head[:-1](self._rows(tokens, mask))
+        return found.float()
+
+    def _rows(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        if not self.pooled:
+            return tokens
+        real = torch.ones_like(tokens[..., :1]) if mask is None else mask.to(tokens.dtype)[..., None]
+        mean = (tokens * real).sum(dim=1, keepdim=True) / real.sum(dim=1, keepdim=True)
+        peak = tokens.masked_fill(real == 0, -torch.inf).amax(dim=1, keepdim=True)
+        return mean + peak if self.peaks else mean
 
 
 @cache

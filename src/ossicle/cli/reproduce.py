@@ -8,8 +8,8 @@ import typer
 
 from ossicle import terminal
 from ossicle.cli.train import opened
-from ossicle.data import DATASETS
-from ossicle.errors import UnknownNameError, UsageError
+from ossicle.data import DATASETS, Dataset
+from ossicle.errors import DataError, UnknownNameError, UsageError
 from ossicle.reproduce import tables
 from ossicle.reproduce.tables import Cell, Options
 
@@ -35,7 +35,7 @@ def reproduce(
             raise UsageError("'list' takes no options; leave them out, or name one of the tables it lists")
         print("\n".join(tables.tables()))
         return
-    sets = {}
+    sets: dict[str, Dataset | DataError] = {}
     for text in data or []:
         name = text.partition(":")[0]
         if name not in DATASETS:
@@ -44,7 +44,7 @@ def reproduce(
             raise UsageError(
                 f"{table} has no column of {name}, so --data {text} does nothing; it uses {', '.join(used)}"
             )
-        sets[name] = opened(text)
+        sets[name] = _opened(text)
     options = Options(
         tables.checked_mode(mode), backbone, tuple(folds or ()), tuple(test_folds or ()), tuple(seeds or ()),
         tuple(change or ()),
@@ -55,6 +55,16 @@ def reproduce(
         return
     _show(cells)
     terminal.say(f"written to {out / table.replace('/', '_')}")
+
+
+def _opened(text: str) -> Dataset | DataError:
+    """A data set; or, where its folder holds the release but no sound, what is missing."""
+    try:
+        return opened(text)
+    except DataError as error:
+        if not Path(text.partition(":")[2]).expanduser().is_dir():
+            raise
+        return error
 
 
 def _show(cells: list[Cell]) -> None:

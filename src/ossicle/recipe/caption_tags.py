@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from ossicle import backbones, terminal
+from ossicle import adapters, backbones, terminal
 from ossicle.adapters import store
 from ossicle.backbones import prompt, seq2seq, tags
 from ossicle.backbones.text import CONFIG, LanguageModel, alike, language_model
@@ -19,8 +20,8 @@ from ossicle.recipe.caption_llm import ALIKE, RECIPE
 from ossicle.recipe.config import Recipe
 from ossicle.recipe.partition import Split
 from ossicle.share.card import card
-from ossicle.tasks import decode, pseudo
-from ossicle.tasks.caption_tags import NUMBERS, TagCaptioner
+from ossicle.tasks import decode, embeddings, pseudo
+from ossicle.tasks.caption_tags import NUMBERS, TagCaptioner, tagger_of
 from ossicle.tasks.captions import check_captions, check_metrics
 from ossicle.tasks.pseudo import Event, Pretence
 
@@ -56,6 +57,12 @@ class TagsPlan:
         names = [name.lower() for kind in ("audioset", "yamnet") for name in tags.names(kind)]
         vocabulary = "" if table.llm else seq2seq.byte_pairs([*said, *names], table.small.vocabulary)
         bare = [caption.strip() for clip in clips if clip.text_only for caption in clip.captions]
+        if bare and (table.join or len(backbones.names_of(recipe.backbone.name)) > 1):
+            raise UsageError(
+                f"{len(bare)} captions have no sound, so no embeddings, which this recipe reads (backbone"
+                f" {recipe.backbone.name}{f', task.join={table.join}' * bool(table.join)}); leave them out, or take a"
+                " backbone that is one tagger"
+            )
         return cls(recipe, vocabulary, _pretences(table, bare) if bare else ())
 
     @classmethod
@@ -85,54 +92,93 @@ class TagsPlan:
             AdapterError: if a LoRA does not fit the language model.
         """
         table = self.recipe.tags
-        encoder = self._tagger()
+        encoder, others = self._encoders()
         language = self._language()
         torch.manual_seed(self.recipe.train.seed)
         numbers = nn.Linear(NUMBERS, language.width)
-        if table.reads == "sequence":
+        if table.reads == "sequence" or table.join == "alone":
             numbers.requires_grad_(False)
+        more = (
+            embeddings.Embeddings(others, language.width, table.join, shortest_s=table.shortest_s) if others else None
+        )
         causal = not isinstance(language, seq2seq.EncoderDecoder)
         asked = prompt.prompt(language.tokenizer, table.prompt, chat=table.prompt_form == "chat") if causal else None
         return TagCaptioner(
             encoder, language, numbers, prompt=asked, reads=table.reads, most=table.most, least=table.least,
-            parity=table.parity, pretences=self.pretences, shortest_s=table.shortest_s, decoding=table.decoding,
+            parity=table.parity, pretences=self.pretences, embeddings=more, loss_on_padding=table.loss_on_padding,
+            shortest_s=table.shortest_s, decoding=table.decoding,
             metrics=table.metrics, best_by=table.best_by,
         )  # fmt: skip
 
-    def _tagger(self) -> backbones.Encoder:
-        recipe, instead = self.recipe, self.recipe.tags.instead
+    def _encoders(self) -> tuple[backbones.Encoders, list[backbones.Encoder]]:
+        """The backbone, and those of its encoders that give embeddings."""
+        recipe, table = self.recipe, self.recipe.tags
+        name, instead = recipe.backbone.name, table.instead
+        if instead and (len(backbones.names_of(name)) > 1 or table.join == "alone"):
+            raise UsageError(f"task.instead={instead} hears instead of one tagger, but {name} gives embeddings too")
         try:
-            encoder = backbone.single(backbone.adapted(recipe), "task.kind=caption-tags")
+            encoder = backbone.adapted(recipe)
         except WeightsError as err:
-            if not instead or instead == recipe.backbone.name:
+            if not instead or instead == name:
                 raise
-            terminal.note(f"{instead} hears instead of {recipe.backbone.name}: {err}")
-            table = recipe.backbone.model_copy(update={"name": instead})
-            self.recipe = recipe.model_copy(update={"backbone": table})
-            return self._tagger()
-        if encoder.tags is None:
+            terminal.note(f"{instead} hears instead of {name}: {err}")
+            other = recipe.backbone.model_copy(update={"name": instead})
+            self.recipe = recipe.model_copy(update={"backbone": other})
+            return self._encoders()
+        if adapters.trainable(encoder, "default"):
+            raise UsageError(
+                f"captions from tags are learnt from what frozen encoders hear, so adapter.spec={recipe.adapter.spec}"
+                " would not train; leave it out"
+            )
+        tagger, parts = tagger_of(encoder), list(encoder.encoders)
+        if tagger is None and table.join != "alone":
             raise UsageError(f"captions from tags need a tagger, such as mn04 or yamnet; {encoder.name} names nothing")
-        return encoder
+        others = [part for part in parts if part is not tagger]
+        if table.join == "alone" and not others:
+            others = parts
+        embeddings.check(table.join, encoder.name, len(others))
+        return encoder, others
 
     def _language(self) -> LanguageModel:
-        table = self.recipe.tags
+        table, seed = self.recipe.tags, self.recipe.train.seed
         if not table.llm:
-            made = seq2seq.small(table.small, seq2seq.tokenizer_of(self.vocabulary), self.recipe.train.seed)
+            made = seq2seq.small(table.small, seq2seq.tokenizer_of(self.vocabulary), seed)
             if table.learns != "whole":
                 raise UsageError(
                     f"task.learns={table.learns} wants a language model that is trained; give one by task.llm"
                 )
             return made
         if not seq2seq.is_one(table.llm):
-            if table.learns != "lora":
-                raise UsageError(f"of {table.llm}, a causal language model, only a LoRA trains; set task.learns=lora")
-            language = language_model(table.llm, precision=self.recipe.train.precision)
-        else:
-            language = seq2seq.encoder_decoder(table.llm, learns=NO_LORA[table.learns])  # type: ignore[arg-type]
+            return self._causal()
+        fresh = seed if table.begins == "random" else None
+        if fresh is not None and table.learns == "lora":
+            raise UsageError("task.begins=random has nothing that a LoRA could correct; set task.learns=whole")
+        language: LanguageModel = seq2seq.encoder_decoder(
+            table.llm, learns=NO_LORA[table.learns], fresh=fresh  # type: ignore[arg-type]
+        )  # fmt: skip
+        return self._with_lora(language)
+
+    def _causal(self) -> LanguageModel:
+        table = self.recipe.tags
+        wrong = {
+            "task.loss_on_padding=true": table.loss_on_padding,
+            "task.begins=random": table.begins == "random",
+            f"task.learns={table.learns}": table.learns != "lora",
+        }
+        found = next((text for text, is_so in wrong.items() if is_so), None)
+        if found:
+            raise UsageError(
+                f"of {table.llm}, a causal language model, only a LoRA trains; set task.learns=lora"
+                if found.startswith("task.learns")
+                else f"{found} is of an encoder-decoder, but {table.llm} is a causal language model; leave it out"
+            )
+        return self._with_lora(language_model(table.llm, precision=self.recipe.train.precision))
+
+    def _with_lora(self, language: LanguageModel) -> LanguageModel:
         if self.lora is not None:
             language.load_lora(self.lora)
-        elif table.learns == "lora":
-            language.add_lora(table.lora)
+        elif self.recipe.tags.learns == "lora":
+            language.add_lora(self.recipe.tags.lora)
         return language
 
     def begin(self, task: TagCaptioner, folder: Path | None) -> None:
@@ -148,8 +194,11 @@ class TagsPlan:
         if manifest.get("task") != task.kind:
             raise UsageError(f"{folder} holds a {manifest.get('task')} adapter; --init-from wants a {task.kind} one")
         other = config.read(folder / RECIPE).tags
-        if other.reads != task.reads:
-            raise UsageError(f"{folder} was trained with task.reads={other.reads}; give its recipe by --recipe")
+        for key in ("reads", "join"):
+            if getattr(other, key) != getattr(self.recipe.tags, key):
+                raise UsageError(
+                    f"{folder} was trained with task.{key}={getattr(other, key)}; give its recipe by --recipe"
+                )
         if self.vocabulary and (folder / VOCABULARY).is_file():
             self.vocabulary = (folder / VOCABULARY).read_text(encoding="utf-8")
             task.language.tokenizer = seq2seq.tokenizer_of(self.vocabulary)
@@ -157,11 +206,12 @@ class TagsPlan:
         store.restore(task.parts(), store.read_weights(folder))
 
     def check(self, task: TagCaptioner, manifest: dict[str, Any]) -> None:
-        """See that the language model is the one that was trained.
+        """See that the language model is the one that was trained, and the embeddings are of the same encoders.
 
         Raises:
             AdapterError: if not.
         """
+        _check_embeddings(manifest.get("embeddings", {}), _signatures(task), task.encoder.name)
         known, here = manifest["language model"], task.language
         told = f"this captioner was made for the language model {known['name']}, not for {here.name}"
         if known["sizes"] != here.sizes():
@@ -185,9 +235,10 @@ class TagsPlan:
         return {}
 
     def facts(self, task: TagCaptioner) -> dict[str, Any]:
-        """The language model."""
-        language = task.language
+        """The language model, and what tells the encoders of embeddings apart from others."""
+        language, heard = task.language, _signatures(task)
         return {
+            **({"embeddings": heard} if heard else {}),
             "language model": {
                 "name": language.name, "digest": language.digest, "sizes": language.sizes(),
                 "sample": language.sample() if language.lent else [], "learns": self.recipe.tags.learns,
@@ -197,8 +248,9 @@ class TagsPlan:
     def sizes(self, task: TagCaptioner) -> dict[str, int]:
         """Of the map of numbers and of the language model."""
         trained = sum(value.numel() for value in task.language.saved().values())
+        maps = [p for part in (task.numbers, task.embeddings) if part is not None for p in part.parameters()]
         return {
-            "mapper": sum(p.numel() for p in task.numbers.parameters()),
+            "mapper": sum(p.numel() for p in maps if p.requires_grad),
             "llm_trained": trained,
             "language_model": task.language.base_parameters(),
         }
@@ -222,7 +274,32 @@ class TagsPlan:
         writer = manifest["language model"]["name"]
         does = f"captions sound from what {self.recipe.backbone.name} names in it, with {writer}"
         read = f"the {table.most} surest tags with their times" if table.reads == "list" else "one tag a row of scores"
+        if table.join == "alone":
+            does, read = f"captions sound as {self.recipe.backbone.name} hears it, with {writer}", "embeddings, no tags"
+        elif len(backbones.names_of(self.recipe.backbone.name)) > 1:
+            does = does.replace(" names in it", " names and hears in it")
+            read += f", and embeddings ({table.join or 'add'})"
         return does, f"caption {name} sounds/ --out captions.csv", {"Reads": read}
+
+
+def _signatures(task: TagCaptioner) -> dict[str, list[float]]:
+    """Of each encoder that gives embeddings, by its name."""
+    embedders = [] if task.embeddings is None else task.embeddings.embedders
+    return {one.encoder.name: backbone.signature(one.encoder) for one in embedders}
+
+
+def _check_embeddings(known: Mapping[str, list[float]], here: Mapping[str, list[float]], name: str) -> None:
+    """A tagger may be another one, as tags are text; embeddings are not."""
+    if list(known) != list(here):
+        wanted, came = (" and ".join(names) or "no encoder" for names in (known, here))
+        raise AdapterError(
+            f"this captioner reads embeddings of {wanted}, but with the backbone {name} those of {came} come; only the"
+            " tagger in front may be another one"
+        )
+    for encoder, spreads in known.items():
+        room = backbone.ROUNDING.get(encoder, backbone.USUAL_ROUNDING)
+        if len(spreads) != len(here[encoder]) or not np.allclose(spreads, here[encoder], rtol=room, atol=0):
+            raise AdapterError(f"this captioner was trained on other weights of {encoder} than those here")
 
 
 def _pretences(table: config.TagsTable, captions: Sequence[str]) -> list[tuple[Pretence, dict[str, list[Event]]]]:

@@ -16,6 +16,7 @@ from ossicle.tasks.caption_llm import PROMPT
 from ossicle.tasks.caption_tags import Reads
 from ossicle.tasks.classify import Augment
 from ossicle.tasks.decode import Decoding
+from ossicle.tasks.embeddings import Join
 from ossicle.tasks.listen import SoundAugment
 from ossicle.training.optim import Settings
 
@@ -155,6 +156,16 @@ class TagsTable(Table):
     reads: Reads = Field(default="list", description="list: the surest tags; sequence: one a row, as the paper")
     most: int = Field(default=10, ge=1, description="tags of a list")
     least: float = Field(default=0.03, ge=0, le=1, description="strength of a list's tags after the first")
+    join: Join = Field(
+        default="", description="embeddings of a backbone's further encoders: add (beside each tag), cat (behind the"
+        " text), alone (no text); empty adds them where there are any",
+    )  # fmt: skip
+    begins: Literal["trained", "random"] = Field(
+        default="trained", description="random: the language model's sizes and tokenizer, but weights from nothing"
+    )
+    loss_on_padding: bool = Field(
+        default=False, description="the loss is the mean over 64 tokens, padding too, as the paper's code"
+    )
     parity: bool = Field(default=False, description="names as the paper's code leaves them")
     pretend: list[str] = Field(
         default=["mn04", "yamnet"], description="taggers that are pretended for captions without sound"

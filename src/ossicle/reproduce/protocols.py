@@ -90,7 +90,8 @@ def run(one: Run, dataset: Dataset, out: Path, *, quiet: bool = True) -> dict[st
     """Train and test one run, go on with a begun one, or read its row if it is done.
 
     Returns:
-        `name`, `test` (splits tested on), `seed`, `scores`, `correct` ("1" and "0" by clip name, for pairing), `clips`
+        `name`, `test` (splits tested on), `seed`, `scores`, `correct` ("1" and "0" by clip name, for pairing; empty
+        where there are captions), `clips`
         (a digest of those names), counts; `epochs`, the scores after each one, where validation is on the test splits.
 
     Raises:
@@ -119,7 +120,7 @@ def run(one: Run, dataset: Dataset, out: Path, *, quiet: bool = True) -> dict[st
         "name": one.name, "test": data.test, "seed": one.recipe.train.seed,
         "scores": manifest["scores"]["test"],
         "epochs": _validated(folder) if data.val and data.val == data.test else [],
-        "correct": "".join(str(int(line["label"] == line["wanted"])) for line in lines),
+        "correct": "".join(str(int(line["label"] == line["wanted"])) for line in lines if "wanted" in line),
         "clips": hashlib.blake2b(names.encode(), digest_size=16).hexdigest(),
         "train_clips": manifest["data"]["train"], "test_clips": manifest["data"]["test"],
         "parameters": manifest["parameters"], "recipe": recipe,

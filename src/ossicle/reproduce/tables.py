@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ossicle import backbones
+from ossicle.backbones import seq2seq
 from ossicle.data import Dataset
 from ossicle.errors import AdapterError, CheckpointError, DataError, UnknownNameError, UsageError, WeightsError
 from ossicle.files import write_atomic
+from ossicle.metrics.caption import score as captions
 from ossicle.recipe import backbone, config
-from ossicle.recipe.config import Recipe
+from ossicle.recipe.config import Recipe, TagsTable
 from ossicle.reproduce import protocols
 
 Mode = Literal["as-written", "parity"]
@@ -40,6 +42,7 @@ class Row:
         printed: column to the printed figure in percent, 0 where the paper prints none.
         tables: recipe tables of its own.
         on: data set to recipe tables of the row for that data set alone.
+        modes: mode to recipe tables of the row in that mode alone.
     """
 
     key: str
@@ -49,6 +52,7 @@ class Row:
     printed: Mapping[str, float]
     tables: Mapping[str, Any]
     on: Mapping[str, Mapping[str, Any]]
+    modes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -64,7 +68,7 @@ class Cell:
         best: `protocols.best_epoch`, in percent, where the paper chooses an epoch by the test folds.
         score: which score it is.
         reason: why it was not run; empty if it was.
-        parameters: trainable, without the head.
+        parameters: trainable, without a classifier's head.
         notes: what differs from the paper's way.
     """
 
@@ -134,18 +138,20 @@ def _row(file: Path) -> tuple[int, Row]:
     own: dict[str, Any] = {key: raw[key] for key in ("train", "task", "backbone") if key in raw}
     preset = raw["preset"]
     key = file.stem.partition("_")[2]
-    row = Row(key, raw["row"], preset, raw.get("parity", preset), raw["printed"], own, raw.get("on", {}))
+    row = Row(
+        key, raw["row"], preset, raw.get("parity", preset), raw["printed"], own, raw.get("on", {}), raw.get("modes", {})
+    )
     return raw["order"], row
 
 
 def reproduce(
-    table: str, data: Mapping[str, Dataset], out: Path, options: Options, wanted: Sequence[str] = ()
+    table: str, data: Mapping[str, Dataset | DataError], out: Path, options: Options, wanted: Sequence[str] = ()
 ) -> list[Cell]:
     """Run what can be run of a table; finished runs are not run again.
 
     Args:
         table: such as A/table1.
-        data: data set by name.
+        data: data set by name, or why there is none.
         out: where runs and results go.
         options: what the user changes.
         wanted: keys or labels of rows; empty takes all.
@@ -177,15 +183,16 @@ def reproduce(
 
 def _check(options: Options) -> None:
     if options.backbone:
-        backbones.spec(options.backbone)
+        backbones.names_of(options.backbone)
     fixed = next((key for change in options.changes for key in FIXED if change.partition("=")[0].strip() == key), None)
     if fixed is not None:
         raise UsageError(f"--set {fixed}: the protocol sets it for every run; use --folds, --test-folds and --seeds")
 
 
 def _cell(
-    table: str, row: Row, column: str, printed: float, data: Mapping[str, Dataset], out: Path, options: Options
-) -> Cell:
+    table: str, row: Row, column: str, printed: float, data: Mapping[str, Dataset | DataError], out: Path,
+    options: Options,
+) -> Cell:  # fmt: skip
     name, _, score = column.partition("@")[0].partition("/")
     shared = tomllib.loads((ROOT / table.partition("/")[0] / f"{name}.toml").read_text(encoding="utf-8"))
     recipe = recipe_of(row, column, shared, options)
@@ -193,17 +200,22 @@ def _cell(
     cell = Cell(row.label, recipe.adapter.spec, column, printed or None, score=score or "accuracy")
     folds = (options.folds or protocol["folds"]) if "folds" in protocol else ()
     cell.notes = [*shared.get("differs", []), *_changed(options, bool(folds))]
-    if name not in data:
-        cell.reason = f"data: give --data {name}:PATH"
+    there = data.get(name)
+    if not isinstance(there, Dataset):
+        cell.reason = f"data: give --data {name}:PATH" if there is None else f"data: {there}"
+        return cell
+    recipe, absent = _scored(recipe)
+    if cell.score in absent:
+        cell.reason = f"{cell.score}: {absent[cell.score]}"
         return cell
     try:
         plan = protocols.runs(
             recipe, folds=folds, tests=options.tests,
             seeds=options.seeds or protocol["seeds"], validation=protocol.get("validation", "none"),
         )  # fmt: skip
-        backbone.frozen(recipe)  # before anything else: are the weights there
+        _check_weights(recipe)
         folder = out / f"{row.key}_{name}{column.partition('@')[2]}{_variant(options)}"
-        done = [protocols.run(one, data[name], folder) for one in plan]
+        done = [protocols.run(one, there, folder) for one in plan]
     except (WeightsError, DataError, AdapterError, UnknownNameError, CheckpointError) as error:
         cell.reason = str(error)
         return cell
@@ -212,8 +224,27 @@ def _cell(
     cell.ours = {k: v * 100 if k in percent and v is not None else v for k, v in total.items()}
     best = protocols.best_epoch(done, cell.score)
     cell.best = None if best is None else (best[0], best[1] * 100)
-    cell.parameters = done[0]["parameters"]["adapter"]
+    counts = done[0]["parameters"]
+    cell.parameters = sum(counts.get(part, 0) for part in ("adapter", "mapper", "llm_trained"))
     return cell
+
+
+def _scored(recipe: Recipe) -> tuple[Recipe, dict[str, str]]:
+    """A recipe with those caption metrics that can run here, and why the others cannot."""
+    if not isinstance(recipe.task, TagsTable):
+        return recipe, {}
+    said = {"0": "a dog barks", "1": "rain falls"}
+    names = recipe.task.metrics
+    absent = captions.score(said, {key: [text] for key, text in said.items()}, names).absent
+    task = recipe.task.model_copy(update={"metrics": [name for name in names if name not in absent]})
+    return recipe.model_copy(update={"task": task}), absent
+
+
+def _check_weights(recipe: Recipe) -> None:
+    """Before anything else: are the weights there; raises WeightsError if not."""
+    backbone.frozen(recipe)
+    if isinstance(recipe.task, TagsTable) and recipe.task.llm:
+        seq2seq.is_one(recipe.task.llm)
 
 
 def recipe_of(row: Row, column: str, shared: Mapping[str, Any], options: Options) -> Recipe:
@@ -224,7 +255,8 @@ def recipe_of(row: Row, column: str, shared: Mapping[str, Any], options: Options
     """
     name, _, few = column.partition("/")[0].partition("@")
     merged: dict[str, Any] = {}
-    for layer in (shared.get("recipe", {}), shared.get(options.mode, {}), row.tables, row.on.get(name, {})):
+    own = (row.tables, row.on.get(name, {}), row.modes.get(options.mode, {}))
+    for layer in (shared.get("recipe", {}), shared.get(options.mode, {}), *own):
         for table, values in layer.items():
             merged[table] = {**merged.get(table, {}), **values}
     if options.backbone:
@@ -252,7 +284,7 @@ def _changed(options: Options, folds: bool) -> list[str]:
 
 
 def _class_token(backbone: str) -> bool:
-    return hasattr(backbones.skeleton(backbone).stem, "extra")
+    return all(hasattr(backbones.skeleton(name).stem, "extra") for name in backbones.names_of(backbone))
 
 
 def _variant(options: Options) -> str:

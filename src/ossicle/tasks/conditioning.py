@@ -159,6 +159,13 @@ def aligned(vectors: Tensor, places: Sequence[int]) -> Tensor:
     return found
 
 
+def fit(tags: int, rows: int) -> bool:
+    """Whether so many tags and rows of embeddings can be those of one sound; see `fit_rows`."""
+    if not tags or not rows:
+        return False
+    return rows == 1 or tags in (rows, rows + 1) or (rows - 1) * CHUNK <= tags <= rows * CHUNK + 1
+
+
 def fit_rows(names: Sequence[str], vectors: Tensor) -> tuple[list[str], Tensor]:
     """Tags and embeddings of one sound, one of each a row.
 
@@ -176,11 +183,11 @@ def fit_rows(names: Sequence[str], vectors: Tensor) -> tuple[list[str], Tensor]:
         UsageError: if they differ in any other way.
     """
     tags, rows = len(names), len(vectors)
-    if tags and rows == 1:
-        return list(names), vectors.expand(tags, -1)
-    if rows and tags in (rows, rows + 1):
-        return list(names[:rows]), vectors
-    if tags and (rows - 1) * CHUNK <= tags <= rows * CHUNK + 1:
+    if fit(tags, rows):
+        if rows == 1:
+            return list(names), vectors.expand(tags, -1)
+        if tags in (rows, rows + 1):
+            return list(names[:rows]), vectors
         at = torch.arange(tags, device=vectors.device).div(CHUNK, rounding_mode="floor").clamp(max=rows - 1)
         return list(names), vectors[at]
     raise UsageError(

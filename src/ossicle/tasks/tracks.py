@@ -120,9 +120,9 @@ class Tracker:
         rest = [i for i, track in enumerate(found) if track is None]
         short = []
         for i in rest:
-            stretches = _stretches(bare[i])
-            if len(stretches) > 1:
-                found[i] = _joined(self.get(stretches))
+            parts = stretches(bare[i])
+            if len(parts) > 1:
+                found[i] = _joined(self.get(parts))
             else:
                 short.append(i)
         waves = load_waves(
@@ -152,7 +152,7 @@ class Tracker:
         return Track(whole.numpy(), rows.numpy(), seconds)
 
 
-def _stretches(clip: Clip) -> list[Clip]:
+def stretches(clip: Clip) -> list[Clip]:
     """A clip in pieces short enough to hear at once."""
     try:
         end = audio.probe(clip.path).duration_s if clip.end is None else clip.end

@@ -32,7 +32,8 @@ class Settings:
         eps: of the optimizer.
         warmup: share of all steps in which the rate rises linearly.
         milestones: (epoch, factor) pairs in order: from that epoch on the rate is the peak times the factor; empty is a
-            cosine to 0.
+            fall to 0.
+        fall: how the rate falls to 0: along a cosine, or a line.
         clip: largest gradient norm; 0 is off.
         accumulate: steps whose gradients are added up before the weights move.
         precision: auto, float32 or bfloat16.
@@ -53,6 +54,7 @@ class Settings:
     eps: Amount = 1e-8
     warmup: Share = 0.1
     milestones: tuple[tuple[int, float], ...] = ()
+    fall: Literal["cosine", "linear"] = "cosine"
     clip: Amount = 1.0
     accumulate: Whole = 1
     precision: Precision = "auto"
@@ -83,7 +85,7 @@ def optimizer(parts: dict[str, nn.Module], settings: Settings) -> torch.optim.Ad
 
 
 def schedule(optimizer: torch.optim.Optimizer, settings: Settings, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then a cosine to 0 per step, or the milestones per epoch."""
+    """Linear warm-up, then a cosine or a line to 0 per step, or the milestones per epoch."""
     warm = int(steps * settings.warmup)
     per_epoch = max(1, steps // settings.epochs)
 
@@ -92,6 +94,7 @@ def schedule(optimizer: torch.optim.Optimizer, settings: Settings, steps: int) -
             return (step + 1) / warm
         if settings.milestones:
             return next((f for epoch, f in reversed(settings.milestones) if step // per_epoch >= epoch), 1.0)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
+        done = min(1.0, (step - warm) / max(1, steps - warm))
+        return 1 - done if settings.fall == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
