@@ -87,6 +87,7 @@ class TagsPlan:
         table = self.recipe.tags
         encoder = self._tagger()
         language = self._language()
+        decode.check_length(language, table.decoding)
         torch.manual_seed(self.recipe.train.seed)
         numbers = nn.Linear(NUMBERS, language.width)
         if table.reads == "sequence":
@@ -107,11 +108,15 @@ class TagsPlan:
             if not instead or instead == recipe.backbone.name:
                 raise
             terminal.note(f"{instead} hears instead of {recipe.backbone.name}: {err}")
-            table = recipe.backbone.model_copy(update={"name": instead})
+            table = config.BackboneTable(name=instead, source=recipe.backbone.source)
             self.recipe = recipe.model_copy(update={"backbone": table})
             return self._tagger()
         if encoder.tags is None:
             raise UsageError(f"captions from tags need a tagger, such as mn04 or yamnet; {encoder.name} names nothing")
+        if any(parameter.requires_grad for parameter in encoder.parameters()):
+            raise UsageError(
+                f"adapter.spec={recipe.adapter.spec} would do nothing, as a tagger's tags are only read here; leave it out"
+            )
         return encoder
 
     def _language(self) -> LanguageModel:
@@ -227,11 +232,13 @@ class TagsPlan:
 
 def _pretences(table: config.TagsTable, captions: Sequence[str]) -> list[tuple[Pretence, dict[str, list[Event]]]]:
     """Every tagger that is pretended, with the events of every caption."""
+    if not table.pretend:
+        told = f"there are {len(captions)} captions without sound, but task.pretend names no tagger"
+        raise UsageError(f"{told}; give some of {', '.join(pseudo.known())}")
+    known = {name: pseudo.load(name) for name in table.pretend}
+    measured = {name: confusions for name, confusions in known.items() if confusions is not None}
+    if len(measured) < len(known):
+        strange = ", ".join(name for name in known if name not in measured)
+        raise UsageError(f"task.pretend={strange} is not measured; give some of {', '.join(pseudo.known())}")
     clauses = pseudo.Clauses(captions, Sentences(table.sentences))
-    found = []
-    for name in table.pretend:
-        confusions = pseudo.load(name)
-        if confusions is None:
-            raise UsageError(f"task.pretend={name} is not measured; give some of {', '.join(pseudo.known())}")
-        found.append((Pretence(confusions), clauses.events(confusions.names)))
-    return found
+    return [(Pretence(one), clauses.events(one.names)) for one in measured.values()]

@@ -169,6 +169,11 @@ class TagCaptioner(Captions):
             tags, vectors = [tag.name for tag in found], _numbers(found, track.seconds)
         text = conditioning.sentence([conditioning.clean(tag, self.parity) for tag in tags])
         ids, places = self._reading(text, None if self.parity else len(tags))
+        if self.language.reads is not None and len(ids) > self.language.reads:
+            raise AudioError(
+                f"{len(tags)} tags are {len(ids)} tokens, but {self.language.name} reads {self.language.reads} at the"
+                " most; give shorter windows, or lower task.most where it reads a list"
+            )
         return ids, conditioning.aligned(vectors, places)
 
     def _reading(self, text: str, rows: int | None) -> tuple[list[int], list[int]]:
