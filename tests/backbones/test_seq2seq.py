@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-from tests import tiny
 from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from ossicle.backbones import seq2seq
@@ -17,6 +16,7 @@ from ossicle.backbones.text import Given, Lora
 from ossicle.errors import AdapterError, UnknownNameError, UsageError, WeightsError
 from ossicle.tasks import conditioning, decode
 from ossicle.tasks.decode import Decoding
+from tests import tiny
 
 SIZES = Sizes(width=16, layers=2, heads=2, inner=24, vocabulary=320, places=40, dropout=0.1)
 SAID = ["A dog barks.", "Rain falls on a roof, then a dog barks twice.", "Someone's 2 cars pass by"]

@@ -157,7 +157,9 @@ def test_neighbours_change_neither_loss_nor_captions(clips, causal):
 
 def test_more_tags_than_there_are_places_are_a_fault_of_that_sound(clips):
     task = captioner(language=language(replace(SIZES, places=20)), most=30, least=0.0)
-    with pytest.raises(AudioError, match=r"30 tags are \d+ tokens, but a small BART reads 20 at the most; give shorter"):
+    with pytest.raises(
+        AudioError, match=r"30 tags are \d+ tokens, but a small BART reads 20 at the most; give shorter"
+    ):
         task.collate(clips[:1], None)
     rows = predict_rows(task, clips, batch=2, precision="float32")
     assert all("30 tags are" in row.error for row in rows)

@@ -223,9 +223,9 @@ def test_most_and_least():
 def test_mn04_hears_a_dog_when_it_barks(esc50, tmp_path):
     """Four seconds of nothing, then barks: the tag does not begin before them."""
     import soundfile
+    from tests.conftest import pulled
 
     from ossicle import backbones
-    from tests.conftest import pulled
 
     pulled("mn04")
     tagger = backbones.load("mn04")

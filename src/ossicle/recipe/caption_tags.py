@@ -115,7 +115,7 @@ class TagsPlan:
             raise UsageError(f"captions from tags need a tagger, such as mn04 or yamnet; {encoder.name} names nothing")
         if any(parameter.requires_grad for parameter in encoder.parameters()):
             raise UsageError(
-                f"adapter.spec={recipe.adapter.spec} would do nothing, as a tagger's tags are only read here; leave it out"
+                f"adapter.spec={recipe.adapter.spec} would do nothing, as a tagger is only listened to; leave it out"
             )
         return encoder
 
