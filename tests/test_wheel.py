@@ -62,3 +62,10 @@ def test_class_lists_and_the_stored_clip_are_in_the_wheel(installed: Path) -> No
         assert own == shipped and "SOURCE.txt" in shipped
     licences = (Path(lists) / "SOURCE.txt").read_text(encoding="utf-8")
     assert "Copyright (c) 2022 Florian Schmid" in licences and "Apache License, Version 2.0" in licences
+
+
+def test_what_taggers_confuse_is_in_the_wheel(installed: Path) -> None:
+    code = "from ossicle.tasks import pseudo; print(*[f'{n}={len(pseudo.load(n).names)}' for n in pseudo.known()])"
+    found = python(installed, "-c", code).split()
+    [where] = python(installed, "-c", "from ossicle.tasks import pseudo; print(pseudo.MEASURED)").split()
+    assert found == ["mn04=527", "yamnet=521"] and Path(where).is_relative_to(installed)

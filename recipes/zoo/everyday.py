@@ -52,8 +52,8 @@ def notes(result: dict[str, Any], captions: int) -> list[str]:
             lines.append(f"| {row['row']} | {row.get('tagger', '')} | " + " | ".join(shown) + " |")
     return [
         f"It learnt to write from {captions:,} captions alone: what a tagger would have heard was made up for each. "
-        "The scores below are of 16 recordings of Clotho's validation part with five captions each, one caption written "
-        "for each whole file. `invented` is the share of sound words that no tag supports.",
+        "The scores below are of 16 recordings of Clotho's validation part with five captions each, one caption for "
+        "each whole file. `invented` is the share of sound words that no tag supports.",
         "\n".join(lines),
         "It names what the tagger hears, and its mistakes. It counts badly, and what it says of people (man, woman) is "
         "often a guess.",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ossicle.backbones import weights
 from ossicle.backbones.text import Given, LanguageModel, folder_of, line
-from ossicle.errors import AdapterError, WeightsError
+from ossicle.errors import AdapterError, UsageError, WeightsError
 
 Whole = Annotated[int, Field(ge=1)]
 Learns = Literal["whole", "frozen-decoder", "nothing"]
@@ -41,6 +41,12 @@ class Sizes:
     places: Whole = 256
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width {self.width} cannot be shared by {self.heads} heads; give a width that is a multiple of them"
+            )
+
 
 class EncoderDecoder(LanguageModel):
     """An encoder-decoder with its tokenizer, in the terms of a causal model: it reads what is given and writes.
@@ -55,6 +61,7 @@ class EncoderDecoder(LanguageModel):
 
     def __init__(self, model: Any, tokenizer: Any, name: str, digest: str = "", learns: Learns = "whole") -> None:
         super().__init__(model, tokenizer, name, digest)
+        model.generation_config = _bare(model.generation_config)
         self.learnt = frozenset(
             key for key, _ in model.named_parameters()
             if learns == "whole" or (learns == "frozen-decoder" and not _decoding(key))
@@ -86,6 +93,17 @@ class EncoderDecoder(LanguageModel):
         """No bound on both together; each has its own places."""
         return None
 
+    @property
+    def reads(self) -> int | None:
+        """Tokens that it has places for; a model that counts distances, such as T5, reads any number."""
+        found = getattr(self.model.config, "max_position_embeddings", None)
+        return None if found is None else int(found)
+
+    @property
+    def writes(self) -> int | None:
+        """As many, but for those that every text begins with."""
+        return None if self.reads is None else self.reads - len(self.starts) + 1
+
     def base_parameters(self) -> int:
         """All of it, as its own weights are those that train."""
         return int(self.model.num_parameters())
@@ -98,8 +116,17 @@ class EncoderDecoder(LanguageModel):
         return rows if hasattr(inner.embed_tokens, "embed_scale") else rows * scale
 
     def score(self, given: Given, ids: Tensor) -> Tensor:
-        """(batch, tokens) float32 log-probability of each caption token; of what stands at -100 it means nothing."""
+        """(batch, tokens) float32 log-probability of each caption token; of what stands at -100 it means nothing.
+
+        Raises:
+            UsageError: if a caption has more tokens than it can write.
+        """
         known, starts = ids.clamp(min=0), self.starts
+        if self.writes is not None and ids.shape[1] > self.writes:
+            raise UsageError(
+                f"a caption of {ids.shape[1]} tokens came, {self.name} writes {self.writes} at the most; shorten or"
+                " leave out such captions, or give a model with more places (task.small.places)"
+            )
         first = torch.tensor(starts, device=ids.device).expand(len(ids), -1)
         out = self.model(
             inputs_embeds=given.embedded, attention_mask=given.real.long(),
@@ -129,6 +156,8 @@ class EncoderDecoder(LanguageModel):
         settings.decoder_start_token_id = starts[0]
         settings.forced_bos_token_id = starts[1] if len(starts) > 1 else None
         settings.forced_eos_token_id = getattr(self.model.generation_config, "forced_eos_token_id", None)
+        settings.max_new_tokens += len(starts) - 1
+        settings.min_new_tokens += len(starts) - 1
         made = super().generate(given, settings)
         made.sequences = made.sequences[:, len(starts) :]
         if made.logits:
@@ -163,6 +192,17 @@ class EncoderDecoder(LanguageModel):
                 own[key].copy_(value)
 
 
+def _bare(own: Any) -> Any:
+    """A model's settings of generation without those of its own task, such as a summary's shortest length.
+
+    `generate` falls back on them wherever the recipe says nothing.
+    """
+    from transformers import GenerationConfig
+
+    kept = ("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id")
+    return GenerationConfig(**{key: getattr(own, key, None) for key in kept})
+
+
 def _decoding(key: str) -> bool:
     return "decoder." in key and any(part in key for part in FROZEN)
 
@@ -171,8 +211,9 @@ def is_one(name: str) -> bool:
     """Whether a language model reads by an encoder of its own; raises WeightsError if it cannot be had."""
     from transformers import AutoConfig
 
+    folder = folder_of(name)
     try:
-        return bool(AutoConfig.from_pretrained(folder_of(name), local_files_only=True).is_encoder_decoder)
+        return bool(AutoConfig.from_pretrained(folder, local_files_only=True).is_encoder_decoder)
     except (OSError, ValueError, KeyError) as error:
         raise WeightsError(f"{name} is no language model that transformers can load: {line(error)}") from None
 

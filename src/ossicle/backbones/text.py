@@ -163,6 +163,16 @@ class LanguageModel(nn.Module):
         found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return None if found is None else int(found)
 
+    @property
+    def reads(self) -> int | None:
+        """Tokens that it can read, whatever it writes; None is any number."""
+        return None
+
+    @property
+    def writes(self) -> int | None:
+        """Tokens that it can write, whatever it reads, the end token among them; None is any number."""
+        return None
+
     def generate(self, given: Given, settings: Any) -> Any:
         """What transformers' `generate` gives of what is read."""
         return self.model.generate(

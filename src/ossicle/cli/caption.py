@@ -1,7 +1,7 @@
 """`ossicle caption DIR PATH...`: captions of files, folders and globs, with times for long recordings."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +13,7 @@ from ossicle.contracts import Prediction
 from ossicle.errors import UsageError
 from ossicle.recipe import build
 from ossicle.tasks.caption_tags import TagCaptioner
+from ossicle.tasks.decode import Decoding
 
 WHOLE_S = 7 * 86_400.0  # no file is longer
 STRICT_OF = 4
@@ -56,13 +57,12 @@ def caption(
         raise UsageError("--json is for captions that are printed; leave it out, or give --out a name ending in .jsonl")
     changes = change or []
     _check_once(changes, window, channel)
-    if whole and (window is not None or hop is not None):
-        raise UsageError("--whole writes one caption a file, --window and --hop one a window; give one of them")
+    if whole and (window is not None or hop is not None or _sets(changes, "task.window_s")):
+        raise UsageError("--whole writes one caption a file, a window or hop one a window; give one of them")
     settings = [f"task.decoding.{one}" for one in decoding or []]
-    if strict and not any(one.startswith("task.decoding.candidates") for one in settings):
-        settings.append(f"task.decoding.candidates={STRICT_OF}")
     loaded = build.load(adapter, [*changes, *settings], kinds=build.CAPTIONERS)
-    _set_up(loaded, whole=whole, strict=strict)
+    asked_for = _sets([*changes, *settings], "task.decoding.candidates")
+    _set_up(loaded, whole=whole, strict=strict, asked_for=asked_for)
     predictor = predictor_of(loaded, WHOLE_S if whole else window, hop, channel, batch, precision)
     if out is not None:
         task = loaded.task
@@ -81,7 +81,7 @@ def caption(
     raise typer.Exit(1 if failed else 0)
 
 
-def _set_up(loaded: build.Loaded, *, whole: bool, strict: bool) -> None:
+def _set_up(loaded: build.Loaded, *, whole: bool, strict: bool, asked_for: bool) -> None:
     """What only a captioner from tags can do."""
     told = {"--whole": whole, "--strict": strict}
     asked = [option for option, wanted in told.items() if wanted]
@@ -90,7 +90,19 @@ def _set_up(loaded: build.Loaded, *, whole: bool, strict: bool) -> None:
             f"{asked[0]} wants a captioner that says what it heard, such as everyday; {loaded.name} does not"
         )
     if strict:
-        loaded.task.strict = True
+        loaded.task.strict, loaded.task.decoding = True, _several(loaded.task.decoding, asked_for)
+
+
+def _several(how: Decoding, asked_for: bool) -> Decoding:
+    """A decoding that writes several candidates."""
+    if how.candidates == 1 and (asked_for or how.method == "greedy"):
+        told = "--strict chooses among several candidates, but one was asked for"
+        raise UsageError(f"{told}; give --decode method=beam and --decode candidates={STRICT_OF}")
+    return replace(how, candidates=STRICT_OF) if how.candidates == 1 else how
+
+
+def _sets(changes: list[str], key: str) -> bool:
+    return any(change.partition("=")[0].strip() == key for change in changes)
 
 
 def _check_once(changes: list[str], window: float | None, channel: int | None) -> None:

@@ -91,8 +91,12 @@ def _is_score(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def references(path: Path) -> dict[str, list[str]]:
+def references(path: Path, *, nameless: bool = False) -> dict[str, list[str]]:
     """The captions of each id, from several columns, a list, or several rows; empty cells mean absent.
+
+    Args:
+        path: the table.
+        nameless: a row without an id is an item of its own.
 
     Raises:
         DataError: if the table cannot be read, has no id or caption column, or an id has no caption.
@@ -100,7 +104,8 @@ def references(path: Path) -> dict[str, list[str]]:
     rows = read_table(path)
     found: dict[str, list[str]] = {}
     for row in rows:
-        found.setdefault(identity(path, row), []).extend(_captions(path, row))
+        name = f"line {row.line}" if nameless and not _named(row) else identity(path, row)
+        found.setdefault(name, []).extend(_captions(path, row))
     empty = [name for name, texts in found.items() if not texts]
     if empty:
         raise DataError(f"{path.name} has {len(empty)} id(s) without a caption: {shorten(empty)}; add one or drop them")
@@ -123,6 +128,10 @@ def _texts(path: Path, row: Row, column: str) -> list[str]:
     except ValueError as error:
         raise DataError(f"{path.name} line {row.line}: {error}") from None
     return [string(value)] if texts is None else texts
+
+
+def _named(row: Row) -> bool:
+    return any(string(row.cells.get(column)).strip() for column in ("youtube_id", *IDS))
 
 
 def identity(path: Path, row: Row) -> str:

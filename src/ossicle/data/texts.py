@@ -25,6 +25,6 @@ def open_texts(text: str) -> Dataset:
         raise DataError(f"--text-only wants a table of captions, but '{text}' {here}; give a csv, jsonl or json file")
     clips = [
         Clip(Path(name), end=SECONDS, captions=tuple(captions), group=name, name=name, text_only=True)
-        for name, captions in references(path).items()
+        for name, captions in references(path, nameless=True).items()
     ]
     return Dataset(path.stem, tuple(clips))

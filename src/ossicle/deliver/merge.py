@@ -92,7 +92,8 @@ def _check_alike(found: Sequence[Path], manifests: Sequence[dict[str, Any]]) -> 
     recipes = [read_recipe(folder / RECIPE) for folder in found]
     for folder, manifest, tensors, recipe in zip(found, manifests, rest, recipes, strict=True):
         if manifest.get("task") != "caption-llm":
-            raise AdapterError(f"{folder} holds a {manifest.get('task')} adapter; only captioners have a LoRA to merge")
+            told = f"{folder} holds a {manifest.get('task')} adapter"
+            raise AdapterError(f"{told}; only those of `ossicle train caption-llm` are merged")
         models = [m["language model"] for m in (first, manifest)]
         if models[0]["sizes"] != models[1]["sizes"] or alike(models[0]["sample"], models[1]["sample"]) < ALIKE:
             raise AdapterError(

@@ -94,6 +94,7 @@ class TagsPlan:
         table = self.recipe.tags
         encoder, others = self._encoders()
         language = self._language()
+        decode.check_length(language, table.decoding)
         torch.manual_seed(self.recipe.train.seed)
         numbers = nn.Linear(NUMBERS, language.width)
         if table.reads == "sequence" or table.join == "alone":
@@ -122,7 +123,7 @@ class TagsPlan:
             if not instead or instead == name:
                 raise
             terminal.note(f"{instead} hears instead of {name}: {err}")
-            other = recipe.backbone.model_copy(update={"name": instead})
+            other = config.BackboneTable(name=instead, source=recipe.backbone.source)
             self.recipe = recipe.model_copy(update={"backbone": other})
             return self._encoders()
         if adapters.trainable(encoder, "default"):
@@ -304,11 +305,13 @@ def _check_embeddings(known: Mapping[str, list[float]], here: Mapping[str, list[
 
 def _pretences(table: config.TagsTable, captions: Sequence[str]) -> list[tuple[Pretence, dict[str, list[Event]]]]:
     """Every tagger that is pretended, with the events of every caption."""
+    if not table.pretend:
+        told = f"there are {len(captions)} captions without sound, but task.pretend names no tagger"
+        raise UsageError(f"{told}; give some of {', '.join(pseudo.known())}")
+    known = {name: pseudo.load(name) for name in table.pretend}
+    measured = {name: confusions for name, confusions in known.items() if confusions is not None}
+    if len(measured) < len(known):
+        strange = ", ".join(name for name in known if name not in measured)
+        raise UsageError(f"task.pretend={strange} is not measured; give some of {', '.join(pseudo.known())}")
     clauses = pseudo.Clauses(captions, Sentences(table.sentences))
-    found = []
-    for name in table.pretend:
-        confusions = pseudo.load(name)
-        if confusions is None:
-            raise UsageError(f"task.pretend={name} is not measured; give some of {', '.join(pseudo.known())}")
-        found.append((Pretence(confusions), clauses.events(confusions.names)))
-    return found
+    return [(Pretence(one), clauses.events(one.names)) for one in measured.values()]

@@ -336,7 +336,7 @@ def _fault(error: Any) -> str:
         return f"{name} {GONE[name]}"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return str(UnknownNameError("key", name, _keys(Recipe, "", KINDS[kind])))
-    return f"{name}={error['input']!r}: {error['msg'].lower()}"
+    return f"{name}={error['input']!r}: {error['msg'].removeprefix('Value error, ').lower()}"
 
 
 def _keys(model: Any, prefix: str, task: Any = None) -> list[str]:

@@ -58,7 +58,7 @@ def _facts(manifest: dict[str, Any]) -> list[str]:
     trained = f"`{manifest['adapter']}`: {sizes['adapter']:,} parameters"
     language = manifest.get("language model")
     facts = {
-        **({"language model": f"{language['name']}, weights {language['digest'][:16]}"} if language else {}),
+        **({"language model": _writer(language)} if language else {}),
         "backbone": f"{backbone['name']}, {sizes['backbone']:,} parameters, weights {backbone['digest'][:16]}",
         **_origin(backbone),
         "adapter": f"{trained} ({sizes['adapter'] / sizes['backbone']:.2%} of the backbone)",
@@ -71,6 +71,12 @@ def _facts(manifest: dict[str, Any]) -> list[str]:
         "made with": f"ossicle {__version__}",
     }
     return ["| | |", "|---|---|", *[f"| {key} | {value} |" for key, value in facts.items()], ""]
+
+
+def _writer(language: dict[str, Any]) -> str:
+    """A language model, and the weights it was given; one that was trained from nothing has none."""
+    weights = f", weights {language['digest'][:16]}" if language["digest"] else ", trained from nothing"
+    return f"{language['name']}{weights}"
 
 
 def _origin(backbone: dict[str, Any]) -> dict[str, str]:

@@ -225,6 +225,11 @@ class TagCaptioner(Captions):
         tags, vectors, beside = self._named(sound, sound.track, generator)
         text = conditioning.sentence([conditioning.clean(tag, self.parity) for tag in tags])
         ids, places = self._reading(text, None if self.parity else len(tags))
+        if self.language.reads is not None and len(ids) > self.language.reads:
+            raise AudioError(
+                f"{len(tags)} tags are {len(ids)} tokens, but {self.language.name} reads {self.language.reads} at the"
+                " most; give shorter windows, or lower task.most where it reads a list"
+            )
         numbers = conditioning.aligned(vectors, places)
         if self.embeddings is None:
             return ids, numbers

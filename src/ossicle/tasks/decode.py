@@ -128,6 +128,19 @@ def check(how: Decoding) -> None:
     METHODS[how.method](how)
 
 
+def check_length(language: LanguageModel, how: Decoding) -> None:
+    """See that a language model has places for the longest caption that is asked for.
+
+    Raises:
+        UsageError: if it has not.
+    """
+    if language.writes is not None and how.max_tokens >= language.writes:
+        raise UsageError(
+            f"task.decoding.max_tokens={how.max_tokens} came, but {language.name} writes {language.writes - 1} tokens"
+            " and an end token at the most; lower it"
+        )
+
+
 @torch.no_grad()
 def write(language: LanguageModel, given: Given, end: int, how: Decoding) -> list[list[Written]]:
     """Captions of what a language model reads.
@@ -152,6 +165,7 @@ def write(language: LanguageModel, given: Given, end: int, how: Decoding) -> lis
             f"{language.name}; lower task.decoding.max_tokens"
         )
     step = 1 if how.method == "nucleus" else count  # alone, so that neighbours never change what is drawn
+    check_length(language, how)
     found: list[list[Written]] = []
     for first in range(0, count, step):
         told = _written(language, given.rows(slice(first, first + step)), end, how)

@@ -146,6 +146,10 @@ class Tracker:
             whole, rows = track_of(self.tagger, wave)
         except AudioError as err:
             return err
+        if not (whole.isfinite().all() and rows.isfinite().all()):
+            return AudioError(
+                f"{clip.path}: a score of {self.tagger.name} is not a number; look at the sound and at the weights"
+            )
         seconds = len(wave) / self.tagger.rate_hz
         table = torch.cat([whole[None], rows, torch.full_like(whole, seconds)[None]])
         self._disk.write(clip, table)
