@@ -68,6 +68,7 @@ class EncoderDecoder(LanguageModel):
         )  # fmt: skip
         for key, parameter in model.named_parameters():
             parameter.requires_grad_(key in self.learnt)
+        self.begin: int | None = None  # the token that every text was taught to begin with, where it is not forced
 
     def train(self, mode: bool = True) -> "EncoderDecoder":
         """Its own dropout is on where its own weights train."""
@@ -86,6 +87,7 @@ class EncoderDecoder(LanguageModel):
         """The tokens that every text begins with, unseen; BART's has two."""
         config, own = self.model.config, self.model.generation_config
         forced = getattr(own, "forced_bos_token_id", None)
+        forced = self.begin if forced is None else forced
         return [int(config.decoder_start_token_id)] + ([] if forced is None else [int(forced)])
 
     @property

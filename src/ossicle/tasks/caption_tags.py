@@ -93,6 +93,10 @@ class TagCaptioner(Captions):
         self.encoder, self.numbers, self.prompt = encoder, numbers, prompt
         self.reads, self.most, self.least, self.parity, self.strict = reads, most, least, parity, strict
         self.embeddings, self.loss_on_padding = embeddings, loss_on_padding
+        if loss_on_padding:  # labels are whole texts, so "<s>" is learnt before the first word
+            assert isinstance(language, EncoderDecoder)
+            first = tokenizer("a")["input_ids"][0]
+            language.begin = first if first == tokenizer.bos_token_id else None
         tagger = tagger_of(encoder)
         self.tracker = None if tagger is None else Tracker(tagger, shortest_s=shortest_s)
         self.alone = embeddings is not None and embeddings.join == "alone"
