@@ -33,7 +33,9 @@ def sounds(tmp_path) -> Path:
 @pytest.fixture
 def texts(tmp_path) -> Path:
     table = tmp_path / "texts.csv"
-    table.write_text("audiocap_id,youtube_id,start_time,caption\n1,abc,30,A dog barks\n2,def,0,Rain then a dog\n")
+    table.write_text(
+        "audiocap_id,youtube_id,start_time,caption\n91139,abc,30,A dog barks\n58146,def,0,Rain then a dog\n"
+    )
     return table
 
 
@@ -99,6 +101,10 @@ def test_wrong_use_of_training(ossicle, sounds, texts, tmp_path):
         ((tmp_path / "empty.csv", "--text-only"), "empty.csv has no rows"),
         ((tmp_path / "labels.csv", "--text-only"), "labels.csv has 2 id(s) without a caption: a.wav, b.wav; add one"),
         ((tmp_path / "broken.csv", "--text-only"), "1 id(s) without a caption: it is there; add one or drop them"),
+        (
+            (texts,),
+            "put the files beside the table, with their paths relative to the table; or learn from its captions",
+        ),
         ((tmp_path / "kinds",), "2 of 2 clips have no caption"),
         ((texts, "--text-only", "--scenes", tmp_path / "kinds"), "2 of 4 clips have no caption"),
         ((texts, "--text-only", "--backbone", "whisper-tiny.en"), "need a tagger, such as mn04 or yamnet"),

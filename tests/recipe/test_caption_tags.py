@@ -195,6 +195,32 @@ def test_a_second_training_begins_with_the_first_and_its_vocabulary(tmp_path, fi
         trained(tmp_path / "third", clips, "task.reads=sequence", init=first)
 
 
+def test_a_few_captions_are_learnt_by_the_vocabulary_of_many(tmp_path, monkeypatch):
+    """What is learnt from few texts is smaller than what the first training learnt from many."""
+    many = [replace(one, captions=(f"{one.captions[0]} {n} {n * 37 % 101}",), name=f"{one.name}-{n}", group=str(n))
+            for n in range(40) for one in texts()]  # fmt: skip
+    size = "task.small.vocabulary=4000"
+    trained(tmp_path / "many", many, size)
+    wide = weights(tmp_path / "many")
+    stop = pytest.raises(KeyboardInterrupt)
+    saved = loop._Run.save
+    with monkeypatch.context() as patch, stop:
+
+        def once(run) -> None:
+            saved(run)
+            raise KeyboardInterrupt
+
+        patch.setattr(loop._Run, "save", once)
+        trained(tmp_path / "few", texts(), size, init=tmp_path / "many")
+    trained(tmp_path / "few", texts(), size, resume=True)
+    found = weights(tmp_path / "few")
+    assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in wide.items()}
+    assert (tmp_path / "few" / VOCABULARY).read_text() == (tmp_path / "many" / VOCABULARY).read_text()
+    assert build.load(str(tmp_path / "few")).task.language.sizes()[0] == len(found["llm/model.shared.weight"])
+    trained(tmp_path / "fresh", texts(), size)
+    assert len(weights(tmp_path / "fresh")["llm/model.shared.weight"]) < len(found["llm/model.shared.weight"])
+
+
 def test_usual_settings():
     chosen = config.read(None, [], {"task": {"kind": "caption-tags"}})
     assert (chosen.backbone.name, chosen.adapter.spec, chosen.tags.pretend) == ("mn04", "probe()", ["mn04", "yamnet"])

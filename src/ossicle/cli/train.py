@@ -11,7 +11,7 @@ from ossicle import terminal
 from ossicle.data import Dataset, open_data
 from ossicle.data.manifest import SHOWN, shorten
 from ossicle.data.texts import open_texts
-from ossicle.errors import UsageError
+from ossicle.errors import DataError, UsageError
 from ossicle.recipe import build, config
 
 train = typer.Typer(help="Train an adapter.", no_args_is_help=True)
@@ -105,11 +105,20 @@ def caption_tags(
     if scenes is not None and not text_only:
         raise UsageError("--scenes adds sounds to captions without sound; give --text-only too, or one table of both")
     tables = {"backbone": {"name": backbone}, "task": {"llm": llm}}
-    dataset = open_texts(data) if text_only else opened(data)
+    dataset = open_texts(data) if text_only else _heard(data)
     if scenes is not None:
         heard = opened(scenes)
         dataset = replace(dataset, name=f"{dataset.name} and {heard.name}", clips=(*dataset.clips, *heard.clips))
     _train("caption-tags", dataset, out, recipe, change, tables, resume, init_from, as_json)
+
+
+def _heard(data: str) -> Dataset:
+    try:
+        return opened(data)
+    except DataError as err:
+        if not Path(data).is_file():
+            raise
+        raise DataError(f"{err}; or learn from its captions alone by --text-only") from err
 
 
 def _train(

@@ -90,7 +90,7 @@ def train(
     data = recipe.data.model_copy(update={"hold_out": held_out})
     parts, bad = _readable(split(dataset.clips, data, recipe.train.seed))
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": dataset.name})})
-    plan = PLANS[recipe.task.kind].learn(recipe, parts)
+    plan = PLANS[recipe.task.kind].learn(recipe, parts, init or _begun_before(out, resume))
     go_on = resume and _begun(out, plan)
     task = plan.task(for_training=True)
     manifest = _manifest(plan, task, parts, bad)
@@ -279,6 +279,12 @@ def _flat(tables: dict[str, Any], front: str = "") -> dict[str, Any]:
     for key, value in tables.items():
         found |= _flat(value, f"{front}{key}.") if isinstance(value, dict) else {f"{front}{key}": value}
     return found
+
+
+def _begun_before(out: Path, resume: bool) -> Path | None:
+    """The folder of a run that goes on, if it was begun with weights of another one."""
+    there = resume and (out / store.MANIFEST).is_file()
+    return out if there and store.read_manifest(out).get("begun with") else None
 
 
 def _begun_with(out: Path, init: Path | None, resume: bool) -> dict[str, Any]:

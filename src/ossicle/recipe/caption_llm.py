@@ -61,7 +61,7 @@ class CaptionPlan:
         self.recipe, self.lora = recipe, lora
 
     @classmethod
-    def learn(cls, recipe: Recipe, parts: Split) -> "CaptionPlan":
+    def learn(cls, recipe: Recipe, parts: Split, begun: Path | None = None) -> "CaptionPlan":
         """Sees that all clips have captions, and that they can be written and scored."""
         check_captions([*parts.train, *parts.val, *parts.test], recipe.caption.language)
         decode.check(recipe.caption.decoding)

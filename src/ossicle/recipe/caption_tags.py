@@ -46,16 +46,17 @@ class TagsPlan:
         self.recipe, self.vocabulary, self.pretences, self.lora = recipe, vocabulary, pretences, lora
 
     @classmethod
-    def learn(cls, recipe: Recipe, parts: Split) -> "TagsPlan":
-        """Sees that all clips have captions; learns the vocabulary and what captions without sound name."""
+    def learn(cls, recipe: Recipe, parts: Split, begun: Path | None = None) -> "TagsPlan":
+        """Sees that all clips have captions; learns what captions without sound name, and the vocabulary.
+
+        A training that begins with another one's weights reads and writes by that one's vocabulary.
+        """
         table, clips = recipe.tags, [*parts.train, *parts.val, *parts.test]
         check_captions(clips, table.language)
         decode.check(table.decoding)
         if parts.val or parts.test:
             check_metrics(table.metrics, table.best_by, len(parts.val) if recipe.train.keep == "best" else 0)
-        said = [caption for clip in parts.train for caption in clip.captions]
-        names = [name.lower() for kind in ("audioset", "yamnet") for name in tags.names(kind)]
-        vocabulary = "" if table.llm else seq2seq.byte_pairs([*said, *names], table.small.vocabulary)
+        vocabulary = "" if table.llm else _vocabulary(parts, table.small.vocabulary, begun)
         bare = [caption.strip() for clip in clips if clip.text_only for caption in clip.captions]
         if bare and (table.join or len(backbones.names_of(recipe.backbone.name)) > 1):
             raise UsageError(
@@ -200,9 +201,6 @@ class TagsPlan:
                 raise UsageError(
                     f"{folder} was trained with task.{key}={getattr(other, key)}; give its recipe by --recipe"
                 )
-        if self.vocabulary and (folder / VOCABULARY).is_file():
-            self.vocabulary = (folder / VOCABULARY).read_text(encoding="utf-8")
-            task.language.tokenizer = seq2seq.tokenizer_of(self.vocabulary)
         self.check(task, manifest)
         store.restore(task.parts(), store.read_weights(folder))
 
@@ -301,6 +299,15 @@ def _check_embeddings(known: Mapping[str, list[float]], here: Mapping[str, list[
         room = backbone.ROUNDING.get(encoder, backbone.USUAL_ROUNDING)
         if len(spreads) != len(here[encoder]) or not np.allclose(spreads, here[encoder], rtol=room, atol=0):
             raise AdapterError(f"this captioner was trained on other weights of {encoder} than those here")
+
+
+def _vocabulary(parts: Split, size: int, begun: Path | None) -> str:
+    """Byte pairs of the captions and of what taggers name; or those of the folder that has the weights."""
+    if begun is not None and (begun / VOCABULARY).is_file():
+        return (begun / VOCABULARY).read_text(encoding="utf-8")
+    said = [caption for clip in parts.train for caption in clip.captions]
+    names = [name.lower() for kind in ("audioset", "yamnet") for name in tags.names(kind)]
+    return seq2seq.byte_pairs([*said, *names], size)
 
 
 def _pretences(table: config.TagsTable, captions: Sequence[str]) -> list[tuple[Pretence, dict[str, list[Event]]]]:

@@ -52,7 +52,7 @@ class ClassifyPlan:
         self.crossed: dict[str, float] = {}
 
     @classmethod
-    def learn(cls, recipe: Recipe, parts: Split) -> "ClassifyPlan":
+    def learn(cls, recipe: Recipe, parts: Split, begun: Path | None = None) -> "ClassifyPlan":
         """The classes of the training clips.
 
         Raises:

@@ -15,8 +15,14 @@ class Plan(Protocol):
     recipe: Recipe
 
     @classmethod
-    def learn(cls, recipe: Recipe, parts: Split) -> "Plan":
-        """The plan for training clips; raises DataError if they cannot be learnt from."""
+    def learn(cls, recipe: Recipe, parts: Split, begun: Path | None = None) -> "Plan":
+        """The plan for training clips; raises DataError if they cannot be learnt from.
+
+        Args:
+            recipe: checked settings.
+            parts: the clips.
+            begun: the folder that has the weights to begin with; None begins with fresh ones.
+        """
         ...
 
     @classmethod
