@@ -1,4 +1,4 @@
-"""Train the captioner that ships, everyday, and write its card and credits.
+"""Train a captioner of everyday sound, put it into the package, and write its card and credits.
 
     python recipes/zoo/everyday.py --captions audiocaps_train.csv --scenes DIR --data PATH_OF_ESC50 --run DIR
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from esc50_whisper_tiny import ROOT, credits
+from esc50 import ROOT, credits
 
 from ossicle.adapters import store
 from ossicle.backbones import text
@@ -65,7 +65,7 @@ def notes(result: dict[str, Any], several: float) -> list[str]:
 
 def published(data: Path, run: Path) -> None:
     """Put a finished training into the package, with its card and credits."""
-    source, target = run / "captioner", ROOT / "src" / "ossicle" / "zoo" / NAME
+    source, target = run / "captioner", ROOT / "src" / "ossicle" / "share" / "zoo" / NAME
     halved(source / store.WEIGHTS, target / store.WEIGHTS)
     halved(source / store.LLM / text.WEIGHTS, target / store.LLM / text.WEIGHTS)
     shutil.copyfile(source / store.LLM / text.CONFIG, target / store.LLM / text.CONFIG)

@@ -182,7 +182,7 @@ def test_only_captioners_from_tags_can(ossicle, captioner, sounds, tmp_path, mon
     assert ossicle("train", "caption-llm", sounds, "--out", tmp_path / "llm", *settings).code == 0
     for option in ("--whole", "--strict"):
         said = ossicle("caption", tmp_path / "llm", sounds, option).said
-        assert said.startswith(f"{option} wants a captioner that says what it heard, such as everyday; llm does not")
+        assert said.startswith(f"{option} wants a captioner from tags, of `ossicle train caption-tags`; llm is none")
 
 
 def test_another_tagger_hears(ossicle, captioner, sounds):

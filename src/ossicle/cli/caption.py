@@ -87,7 +87,7 @@ def _set_up(loaded: build.Loaded, *, whole: bool, strict: bool, asked_for: bool)
     asked = [option for option, wanted in told.items() if wanted]
     if asked and not isinstance(loaded.task, TagCaptioner):
         raise UsageError(
-            f"{asked[0]} wants a captioner that says what it heard, such as everyday; {loaded.name} does not"
+            f"{asked[0]} wants a captioner from tags, of `ossicle train caption-tags`; {loaded.name} is none"
         )
     if strict:
         loaded.task.strict, loaded.task.decoding = True, _several(loaded.task.decoding, asked_for)
