@@ -98,6 +98,8 @@ class TagsPlan:
         decode.check_length(language, table.decoding)
         torch.manual_seed(self.recipe.train.seed)
         numbers = nn.Linear(NUMBERS, language.width)
+        nn.init.normal_(numbers.weight, std=float(np.std(language.sample())))  # no louder than the words they stand by
+        nn.init.zeros_(numbers.bias)
         if table.reads == "sequence" or table.join == "alone":
             numbers.requires_grad_(False)
         more = (
