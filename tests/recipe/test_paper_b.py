@@ -56,8 +56,8 @@ def test_rows_are_those_of_the_paper(mode):
         task, train = recipe.task, recipe.train
         assert isinstance(task, TagsTable) and task.reads == "sequence"
         assert task.loss_on_padding == task.parity == (mode == "parity")
-        assert (task.decoding.beams, task.decoding.no_repeat, task.decoding.min_tokens) == (4, 3, 4)
-        assert task.decoding.max_tokens == (19 if mode == "parity" else 63)
+        assert (task.decoding.beams, task.decoding.no_repeat, task.decoding.min_tokens) == (4, 3, 3)
+        assert task.decoding.max_tokens == (18 if mode == "parity" else 62)
         assert (train.batch * train.accumulate, train.lr, train.fall, train.warmup) == (8, 1e-5, "linear", 0)
         assert train.epochs == (6 if mode == "parity" and name == "No pre-training" else 4)
         assert (recipe.data.train, recipe.data.val, recipe.data.test) == (["train"], ["val"], ["test"])

@@ -205,7 +205,8 @@ def load(where: str, changes: Sequence[str] = (), *, kinds: Sequence[str] = ()) 
         f"{folder.name} was trained on other weights of {recipe.backbone.name} than those here "
         f"(digest {trained_on[:12]}, here {task.encoder.digest[:12]})"
     )
-    if task.encoder.name == manifest["backbone"]["name"]:  # tags are text: another tagger may give them
+    other = task.encoder.name != manifest["backbone"]["name"]
+    if not (other and recipe.task.kind == "caption-tags"):  # tags are text: another tagger may give them
         check_same(known, task.encoder, told)
     plan.check(task, manifest)
     store.restore(task.parts(), tensors)
