@@ -211,9 +211,7 @@ def load(where: str, changes: Sequence[str] = (), *, kinds: Sequence[str] = ()) 
     plan.check(task, manifest)
     store.restore(task.parts(), tensors)
     for module in task.parts().values():
-        module.eval().requires_grad_(False)
-    for module in task.parts().values():
-        module.to(devices.device())
+        module.eval().requires_grad_(False).to(devices.device())
     return Loaded(task, recipe, manifest, folder.name)
 
 
