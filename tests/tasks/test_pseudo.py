@@ -99,7 +99,7 @@ def test_a_dog_brings_itself_and_its_kin_and_chance_does_not(tagger):
 
     with_dog, with_rain = among(dog), among(rain)
     for kin in ("Dog", "Domestic animals, pets"):
-        assert with_dog[kin] >= 50 and with_dog[kin] >= 8 * with_rain[kin], (kin, with_dog[kin], with_rain[kin])
+        assert with_dog[kin] >= 45 and with_dog[kin] >= 8 * with_rain[kin], (kin, with_dog[kin], with_rain[kin])
     assert with_dog["Animal"] >= 25 and with_dog["Animal"] >= 1.5 * with_rain["Animal"]
     assert with_rain["Rain"] >= 50 and with_dog["Rain"] <= 5
     strange = [name for name in with_dog if name not in {t.name for t in heard(dog[0], names, most=10, least=0.03)}]
@@ -175,13 +175,16 @@ def test_what_ships_has_the_classes_of_its_tagger():
 def test_saving_keeps_what_was_measured(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     names = ("Bee, wasp, etc.", "Silence", "Dog")
+    beside, apart = np.array([[1, 2], [1, 1], [300, 0]]), random.normal(size=(3, 2, 2))
     made = Confusions(names, random.normal(-5, 2, 3), np.asfortranarray(random.normal(size=(3, 2))), 0.25, 0.5,
-                      (1.5, 0.75), (1.25, -0.5, 0.125))  # fmt: skip
+                      beside, apart, (1.5, 0.75), (1.25, -0.5, 0.125))  # fmt: skip
     made.save(tmp_path / "mine.safetensors")
     monkeypatch.setattr(pseudo, "MEASURED", tmp_path)
     found = pseudo.load("mine")
     np.testing.assert_allclose(found.mean, made.mean, rtol=1e-3)
     np.testing.assert_allclose(found.factor, made.factor, rtol=1e-3)
+    np.testing.assert_allclose(found.apart, made.apart, rtol=1e-3)
+    assert np.array_equal(found.beside, beside)
     numbers = (found.names, found.noise, found.shared, found.level, found.whole)
     assert numbers == (names, 0.25, 0.5, (1.5, 0.75), (1.25, -0.5, 0.125))
 
@@ -207,3 +210,16 @@ def test_measuring_finds_what_goes_together():
     assert made.mean[0] == pytest.approx(-3.5, abs=0.2) and made.level[0] > 0
     pretence = Pretence(made)
     assert pretence.follow[1, 0] > 0.8 and pretence.follow[2, 0] == 0
+    assert [list(row[:2]) for row in made.beside] == [[1, 0], [0, 1], [2, 2], [3, 3]], "dogs with animals, rain alone"
+    assert made.apart[0, 0] == pytest.approx((0.0, 0.3 * 2**0.5), abs=0.05)
+
+
+@pytest.mark.parametrize("tagger", TAGGERS)
+def test_parents_and_kin_come_as_often_as_with_real_sounds(tagger):
+    """Of real dogs of ESC-50 nine in ten have each of these; by correlations alone, "Animal" came with one in eight."""
+    pretence = Pretence(pseudo.load(tagger))
+    names = list(pretence.of.names)
+    found = draws(pretence, [event(names.index("Bark"))], 60)
+    for kin in ("Animal", "Dog", "Domestic animals, pets"):
+        often = sum(kin in {tag.name for tag in heard(one, names, most=10, least=0.1)} for one in found)
+        assert often >= 40, (kin, often)

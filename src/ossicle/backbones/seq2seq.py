@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from ossicle.backbones import weights
 from ossicle.backbones.text import Given, LanguageModel, folder_of, line
@@ -23,6 +23,8 @@ FROZEN = (".self_attn.", ".fc1.", ".fc2.", ".SelfAttention.", ".DenseReluDense."
 class Sizes:
     """An encoder-decoder of BART's architecture (Lewis et al. 2020) with random weights.
 
+    Its norms stand in front, as mBART's do (Liu et al. 2020), with which a model from random start learns sooner.
+
     Args:
         width: of tokens.
         layers: of encoder and decoder each.
@@ -30,7 +32,7 @@ class Sizes:
         inner: width between a layer's two maps.
         vocabulary: byte pairs, learnt from the captions and the tagger's names; special tokens among them.
         places: longest text.
-        dropout: in training, everywhere.
+        dropout: in training, of what each attention and each pair of maps adds.
     """
 
     width: Whole = 256
@@ -253,19 +255,25 @@ def encoder_decoder(name: str, *, learns: Learns = "whole", fresh: int | None = 
 
 def small(sizes: Sizes, tokenizer: Any, seed: int = 0) -> EncoderDecoder:
     """One with random weights over a tokenizer of its own; see `byte_pairs`."""
-    from transformers import BartConfig, BartForConditionalGeneration
+    from transformers import MBartConfig, MBartForConditionalGeneration
 
-    config = BartConfig(
+    config = MBartConfig(
         vocab_size=len(tokenizer), d_model=sizes.width, max_position_embeddings=sizes.places,
         encoder_layers=sizes.layers, decoder_layers=sizes.layers, encoder_ffn_dim=sizes.inner,
         decoder_ffn_dim=sizes.inner, encoder_attention_heads=sizes.heads, decoder_attention_heads=sizes.heads,
-        dropout=sizes.dropout, attention_dropout=sizes.dropout, activation_dropout=0.0,
+        dropout=sizes.dropout, attention_dropout=0.0, activation_dropout=0.0,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.eos_token_id, forced_eos_token_id=None,
+        decoder_start_token_id=tokenizer.eos_token_id, forced_eos_token_id=None, attn_implementation="eager",
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return EncoderDecoder(BartForConditionalGeneration(config), tokenizer, "a small BART")
+        model = MBartForConditionalGeneration(config)
+        # BART's deviation of 0.02 suits a width of 1024. At a quarter of that the attention to what is read begins so
+        # faint that hundreds of steps pass before anything is read at all.
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and "shared" not in name and "embed" not in name:
+                nn.init.xavier_uniform_(parameter)
+    return EncoderDecoder(model, tokenizer, "a small BART")
 
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")

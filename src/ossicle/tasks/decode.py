@@ -10,7 +10,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ossicle.backbones.prompt import targets
 from ossicle.backbones.text import Given, LanguageModel
 from ossicle.errors import UnknownNameError, UsageError
 from ossicle.metrics.caption.sbert import Sentences
@@ -170,7 +169,15 @@ def write(language: LanguageModel, given: Given, end: int, how: Decoding) -> lis
     for first in range(0, count, step):
         told = _written(language, given.rows(slice(first, first + step)), end, how)
         found += [told[i : i + how.candidates] for i in range(0, len(told), how.candidates)]
-    return [list({w.text: w for w in RERANKS[how.rerank](row)}.values()) for row in found]
+    return [_distinct(RERANKS[how.rerank](row)) for row in found]
+
+
+def _distinct(row: Sequence[Written]) -> list[Written]:
+    """Of those that read the same the first."""
+    found: dict[str, Written] = {}
+    for one in row:
+        found.setdefault(one.text, one)
+    return list(found.values())
 
 
 def _written(language: LanguageModel, given: Given, end: int, how: Decoding) -> list[Written]:
@@ -180,7 +187,7 @@ def _written(language: LanguageModel, given: Given, end: int, how: Decoding) -> 
         warnings.simplefilter("ignore", UserWarning)  # that penalties do not see the prompt, which is meant
         made = language.generate(given, _settings(how, end))
     texts = [_text(language, row, end) for row in made.sequences]
-    known = _known(made.sequences, made.logits, end) if made.logits else log_probs(language, given, texts, end)
+    known = _known(made.sequences, made.logits, end) if made.logits else log_probs(language, given, made.sequences, end)
     return [Written(t, p, n) for t, (p, n) in zip(texts, known, strict=True)]
 
 
@@ -189,8 +196,16 @@ def _known(ids: Tensor, logits: Sequence[Tensor], end: int) -> list[tuple[float,
     steps = torch.stack(
         [step.float().log_softmax(dim=-1).gather(1, ids[:, i : i + 1]) for i, step in enumerate(logits)]
     )
-    over = (ids == end).cumsum(dim=1) - (ids == end).long() > 0  # after the first end token
-    return list(zip((steps[..., 0].T * ~over).sum(dim=1).tolist(), (~over).sum(dim=1).tolist(), strict=True))
+    return _summed(steps[..., 0].T, _real(ids, end))
+
+
+def _real(ids: Tensor, end: int) -> Tensor:
+    """(rows, tokens) bool: up to the first end token, which is one of them."""
+    return (ids == end).cumsum(dim=1) - (ids == end).long() == 0
+
+
+def _summed(log_probs: Tensor, real: Tensor) -> list[tuple[float, int]]:
+    return list(zip((log_probs * real).sum(dim=1).tolist(), real.sum(dim=1).tolist(), strict=True))
 
 
 def _settings(how: Decoding, end: int) -> Any:
@@ -211,19 +226,19 @@ def _text(language: LanguageModel, ids: Tensor, end: int) -> str:
     return " ".join(language.tokenizer.decode(own, skip_special_tokens=True).split())
 
 
-def log_probs(language: LanguageModel, given: Given, texts: list[str], end: int) -> list[tuple[float, int]]:
-    """Log-probability and number of tokens of each text after what its row reads.
+def log_probs(language: LanguageModel, given: Given, ids: Tensor, end: int) -> list[tuple[float, int]]:
+    """Log-probability and number of tokens of each caption after what its row reads.
 
     Args:
         language: the model.
         given: what is read.
-        texts: as many for each row, row by row.
-        end: counted at the end of each.
+        ids: (captions, tokens) as they were written, as many for each row, row by row; all after an end token is
+            passed over.
+        end: the end token, which counts.
     """
-    ids = targets(language.tokenizer, end, texts).to(given.embedded.device)
-    kept = language.score(given.each(len(texts) // len(given.embedded)), ids)
-    real = ids != -100
-    return list(zip((kept * real).sum(dim=1).tolist(), real.sum(dim=1).tolist(), strict=True))
+    real = _real(ids, end)
+    kept = language.score(given.each(len(ids) // len(given.embedded)), ids.masked_fill(~real, -100))
+    return _summed(kept, real)
 
 
 def _likelihood(row: list[Written]) -> list[Written]:

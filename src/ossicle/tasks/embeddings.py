@@ -21,12 +21,11 @@ from ossicle.data.clips import load_waves
 from ossicle.errors import AudioError, UsageError
 from ossicle.sound.frontends.yamnet import PATCH
 from ossicle.tasks import conditioning, features
-from ossicle.tasks.tracks import HOP_S, PIECE_S, Tag, stretches
+from ossicle.tasks.tracks import HOP_S, MEMORY_BYTES, PIECE_S, Tag, stretches
 
 Join = Literal["", "add", "cat", "alone"]
 EXAMPLE_S = 0.96  # of VGGish
 EXAMPLES = 64  # that it looks at together
-MEMORY_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ well as the made tracks are like real ones. So they are drawn from how the tagge
 
 1. A caption's clauses name events; each event is one of the classes whose names are most like it.
 2. Logits of all classes over time are drawn from a heavy-tailed distribution with the mean and covariance of real
-   sounds. Then those of the events are set to what they are where such a class sounds, and all others follow by the
-   covariance (Matheron's rule: the conditional draw is the free one plus the regression of its error). So a dog brings
-   "Animal" and "Bow-wow", rain brings "Water", and some classes come that nobody named.
+   sounds. Those of the events are set to what they are where such a class sounds. What real sounds had beside that
+   class comes with it, as far apart as there: a dog brings "Animal" and "Bow-wow", a church bell "Bell". Where real
+   sounds hardly had the class, its kin follow by the covariance. Some classes come that nobody named.
 3. Events that the caption puts one after another sound one after another; some are missed.
 """
 
@@ -43,9 +43,13 @@ QUIET, TAILS = 0.5, 8.0
 SURE, DOUBT = 0.2, 1.6
 FEWER_S = 0.3  # the second event is fainter than the first by this, the third by twice it
 # So often a class is heard that nobody named, the more easily the higher its logit is on average.
-STRANGE, STRANGERS, EASE, FAINT = 0.5, 4, 0.5, -2.8
+STRANGE, STRANGERS, EASE, FAINT = 0.5, 3, 0.5, -2.8
 WANDER = 0.8
-# Classes whose correlation is less do not rise with each other; others do by about as much as regression says.
+# What is heard beside a class: of so many others those with at least this mean score, where the class has this score in
+# so many rows of real sounds; and how often each comes along.
+BESIDE, PLAIN, HEARD, FEWEST, OFTEN = 8, 0.05, 0.2, 12, 0.85
+# For classes that real sounds hardly had: those whose correlation is less do not rise with each other; others do by
+# about as much as regression says.
 KIN, FOLLOWS = 0.7, (0.6, 1.1)
 _THEN = re.compile(r"\b(?:then|followed by|follows|before|after which|and later|eventually)\b", re.IGNORECASE)
 _CLAUSE = re.compile(
@@ -137,6 +141,8 @@ class Confusions:
         factor: (classes, factors): its products are the covariance of rows.
         noise: standard deviation of what the factors leave out.
         shared: share of the variance between sounds; the rest is within one.
+        beside: (classes, 8) numbers of the classes that are heard where a class is; itself where there are no more.
+        apart: (classes, 8, 2) mean and deviation of their logits minus that of the class.
         level: by how many standard deviations above its mean a class lies where it sounds: mean and deviation.
         whole: slope and offset from the logit of the mean score over time to that of the whole, and the deviation.
     """
@@ -146,17 +152,20 @@ class Confusions:
     factor: Array
     noise: float
     shared: float
+    beside: Array
+    apart: Array
     level: tuple[float, float]
     whole: tuple[float, float, float]
 
     def save(self, path: Path) -> None:
         """Write it as safetensors in float16."""
         numbers = np.array([self.noise, self.shared, *self.level, *self.whole])
-        tensors = {"mean": self.mean, "factor": self.factor, "numbers": numbers}
+        tensors = {"mean": self.mean, "factor": self.factor, "apart": self.apart, "numbers": numbers}
         half = {
             key: np.ascontiguousarray(value, np.float16) for key, value in tensors.items()
         }  # it writes bytes as they lie
-        safetensors.numpy.save_file(half, path, {"names": "\n".join(self.names)})
+        whole = {"beside": np.ascontiguousarray(self.beside, np.int16)}
+        safetensors.numpy.save_file(half | whole, path, {"names": "\n".join(self.names)})
 
 
 def load(tagger: str) -> Confusions | None:
@@ -166,9 +175,13 @@ def load(tagger: str) -> Confusions | None:
         return None
     with safetensors.safe_open(path, "numpy") as file:
         names = tuple(file.metadata()["names"].split("\n"))
-        mean, factor, numbers = (file.get_tensor(key).astype(np.float32) for key in ("mean", "factor", "numbers"))
+        mean, factor, apart, numbers = (
+            file.get_tensor(key).astype(np.float32) for key in ("mean", "factor", "apart", "numbers")
+        )
+        beside = file.get_tensor("beside").astype(np.int64)
     noise, shared, *rest = map(float, numbers)
-    return Confusions(names, mean, factor, noise, shared, (rest[0], rest[1]), (rest[2], rest[3], rest[4]))
+    level, whole = (rest[0], rest[1]), (rest[2], rest[3], rest[4])
+    return Confusions(names, mean, factor, noise, shared, beside, apart, level, whole)
 
 
 def measured(tracks: Sequence[Track], names: Sequence[str], sounding: Sequence[tuple[int, ...]]) -> Confusions:
@@ -198,7 +211,24 @@ def measured(tracks: Sequence[Track], names: Sequence[str], sounding: Sequence[t
     slope, offset = np.polyfit(means, wholes, 1)
     rest = float((wholes - slope * means - offset).std())
     level = (float(np.mean(peaks)), float(np.std(peaks)))
-    return Confusions(tuple(names), mean, factor, noise, shared, level, (float(slope), float(offset), rest))
+    whole = (float(slope), float(offset), rest)
+    return Confusions(tuple(names), mean, factor, noise, shared, *_beside(rows), level, whole)
+
+
+def _beside(rows: Array) -> tuple[Array, Array]:
+    """What is heard where a class is, and how far apart their logits lie; see `Confusions`."""
+    classes = rows.shape[1]
+    beside, apart = np.tile(np.arange(classes)[:, None], BESIDE), np.zeros((classes, BESIDE, 2), np.float32)
+    for number in range(classes):
+        found = rows[rows[:, number] >= logit(np.float64(HEARD))]
+        if len(found) < FEWEST:
+            continue
+        loud = (1 / (1 + np.exp(-found))).mean(axis=0)
+        order = [n for n in np.argsort(-loud)[: BESIDE + 1] if n != number and loud[n] >= PLAIN][:BESIDE]
+        gaps = found[:, order] - found[:, [number]]
+        beside[number, : len(order)] = order
+        apart[number, : len(order)] = np.stack([gaps.mean(axis=0), gaps.std(axis=0)], axis=1)
+    return beside, apart
 
 
 def logit(scores: Array) -> Array:
@@ -244,14 +274,28 @@ class Pretence:
         z = tails * (np.sqrt(of.shared) * common + np.sqrt(1 - of.shared) * own)
         logits = of.mean + z @ of.factor.T + of.noise * random.standard_normal((count, len(of.mean)))
         for number, level in self._levels(named, count, random).items():
-            follow = self.follow[:, number] * random.uniform(*FOLLOWS, len(of.mean))
-            follow[number] = 1.0
-            risen = of.mean + np.clip(level - of.mean[number], 0, None)[:, None] * follow
-            logits = np.fmax(logits, risen + of.noise * random.standard_normal(logits.shape))
+            logits = np.fmax(logits, self._risen(number, level, random))
         rows = 1 / (1 + np.exp(-logits))
         slope, offset, rest = of.whole
         whole = slope * logit(rows.mean(axis=0)) + offset + rest * random.standard_normal(len(of.mean)) / 2
         return Track(1 / (1 + np.exp(-whole)), rows, seconds)
+
+    def _risen(self, number: int, level: Array, random: np.random.Generator) -> Array:
+        """(rows, classes) logits of a class that sounds at a level, and of those that come with it."""
+        of, shape = self.of, (len(level), len(self.of.mean))
+        others, apart = of.beside[number], of.apart[number]
+        if (others == number).all():
+            follow = self.follow[:, number] * random.uniform(*FOLLOWS, shape[1])
+            follow[number] = 1.0
+            risen = of.mean + np.clip(level - of.mean[number], 0, None)[:, None] * follow
+            found: Array = risen + of.noise * random.standard_normal(shape)
+            return found
+        found = np.full(shape, np.nan)
+        gaps = apart[:, 0] + apart[:, 1] * random.standard_normal(len(others))
+        gaps[random.random(len(others)) > OFTEN] = np.nan
+        found[:, others] = level[:, None] + gaps + of.noise * random.standard_normal((len(level), len(others)))
+        found[:, number] = level
+        return found
 
     def _levels(self, named: Sequence[Event], count: int, random: np.random.Generator) -> dict[int, Array]:
         """Logits of the classes that sound, row by row; nan where one is silent."""

@@ -27,6 +27,7 @@ Array = np.ndarray[Any, Any]
 WINDOW_S, HOP_S, PIECE_S = 2.0, 1.0, 10.0
 LONG_S = 120.0  # longer sounds are heard in stretches of this length, so that a whole day never lies in memory
 BATCH = 16
+MEMORY_BYTES = 1024**3  # of what is kept at hand; more lies on the disk
 # Of a score's peak over time: where a tag is above it, it sounds.
 SOUNDS = 0.5
 # A tag that sounds shortly counts for this much of its peak beside its mean.
@@ -112,6 +113,7 @@ class Tracker:
         self.tagger, self.names, self.shortest_s = tagger, tagger.tags.labels, shortest_s
         self._disk = features.Disk(tagger, root, ["track", WINDOW_S, HOP_S, PIECE_S, shortest_s])
         self._known: dict[Clip, Track] = {}
+        self._room = MEMORY_BYTES
 
     def get(self, clips: Sequence[Clip]) -> list[Track | AudioError]:
         """The track of each clip, or why there is none; order kept."""
@@ -131,7 +133,10 @@ class Tracker:
         for i, wave in zip(short, waves, strict=True):
             found[i] = wave if isinstance(wave, AudioError) else self._hear(bare[i], wave)
         told = [track for track in found if track is not None]
-        self._known |= {clip: track for clip, track in zip(bare, told, strict=True) if isinstance(track, Track)}
+        for clip, track in zip(bare, told, strict=True):
+            if isinstance(track, Track) and clip not in self._known and track.rows.nbytes <= self._room:
+                self._known[clip] = track
+                self._room -= track.rows.nbytes
         return told
 
     def _stored(self, clip: Clip) -> Track | None:
