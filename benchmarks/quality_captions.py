@@ -36,6 +36,12 @@ NAME = "quality_captions"
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "caption_llm" / "scenes_whisper-tiny_lora.toml"
 METRICS = ["bleu", "rouge_l", "cider", "meteor", "sbert_sim", "spice"]
+TAGS = ROOT / "recipes" / "caption_tags" / "scenes.toml"
+BARTS = {
+    "a small BART, tags": [],
+    "a small BART, embedding": ["backbone.name=whisper-tiny.en", "task.join=alone"],
+    "a small BART, tags and embedding": ["backbone.name=mn04+whisper-tiny.en", "task.join=cat"],
+}
 ONE_TOKEN = ["task.pooling=mean", "task.soft_tokens=1"]
 SINGLES = ["ours, 8 soft tokens", *(f"ours, further LoRA {n}" for n in range(1, 5))]
 
@@ -106,6 +112,13 @@ class Bench:
             build.train(recipe, self.train, folder, resume=resume, init=start, quiet=True)
         return self.said(folder)
 
+    def tagged(self, name: str) -> list[str]:
+        """A small BART from random start, on what a tagger names, what an encoder hears, or both."""
+        folder = self.folder(name)
+        if not (folder / "README.md").is_file():
+            build.train(config.read(TAGS, BARTS[name]), self.train, folder, quiet=True)
+        return self.said(folder)
+
     def merged(self) -> list[str]:
         """The five LoRAs concatenated with mean weights."""
         folder = self.folder("ours, five LoRAs merged")
@@ -119,7 +132,7 @@ class Bench:
 
     def said(self, folder: Path) -> list[str]:
         """The captions of the test scenes."""
-        task = build.load(str(folder)).task
+        task = build.load(str(folder), kinds=build.CAPTIONERS).task
         return [r.caption or "" for r in predict_rows(task, self.test.clips, batch=16, precision="float32")]
 
     def rows(self) -> dict[str, Callable[[], list[str]]]:
@@ -136,6 +149,7 @@ class Bench:
                 for n, name in enumerate(SINGLES[1:], 1)
             },
             "ours, five LoRAs merged": self.merged,
+            **{name: (lambda name=name: self.tagged(name)) for name in BARTS},
         }  # fmt: skip
 
     # --- scores -------------------------------------------------------------------------------------------------------

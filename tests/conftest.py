@@ -2,11 +2,12 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 # A shell that starts tests in the background has them ignore Ctrl-C; the tests of Ctrl-C need it.
@@ -30,6 +31,17 @@ def tries(count: int) -> Callable[[Any], Any]:
     many = count * int(os.environ.get("OSSICLE_FUZZ", "1"))
     quiet = [HealthCheck.function_scoped_fixture]
     return lambda test: pytest.mark.fuzz(settings(max_examples=many, deadline=None, suppress_health_check=quiet)(test))
+
+
+def _matrix_precision() -> Iterator[None]:
+    """The precision of matrix products, which training and verbs set, is put back."""
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+precision_of_module = pytest.fixture(scope="module", autouse=True)(_matrix_precision)
+precision_of_test = pytest.fixture(autouse=True)(_matrix_precision)
 
 
 @pytest.fixture(scope="session")

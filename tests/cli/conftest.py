@@ -1,11 +1,10 @@
 """Running verbs in this process."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-import torch
 
 from ossicle.cli import main
 
@@ -50,11 +49,3 @@ def ossicle(capfd: pytest.CaptureFixture[str]) -> Ossicle:
         return Run(code, told.out, told.err)
 
     return run
-
-
-@pytest.fixture(scope="module", autouse=True)
-def precision() -> Iterator[None]:
-    """The precision of matrix products that verbs set is put back."""
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)

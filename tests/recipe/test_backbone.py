@@ -25,9 +25,6 @@ ADAPTED = "adapter.spec=whisper-tiny.en:lora(rank=2)+norm()"
 @pytest.fixture(autouse=True)
 def tiny_encoders(monkeypatch, tmp_path):
     stand_ins(monkeypatch, tmp_path / "home")
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture(scope="module")

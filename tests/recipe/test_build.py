@@ -29,12 +29,9 @@ QUICK = [
 
 @pytest.fixture(autouse=True)
 def tiny_backbone(monkeypatch, tmp_path):
-    """A tiny encoder, an empty cache, and the matrix precision put back."""
+    """A tiny encoder and an empty cache."""
     monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(backbone, "frozen", lambda recipe: tiny.encoder("whisper"))
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture(scope="module")

@@ -31,9 +31,6 @@ QUICK = [
 def tiny_models(monkeypatch, tmp_path):
     stand_ins(monkeypatch, tmp_path / "home")
     monkeypatch.setattr("ossicle.recipe.caption_llm.language_model", lambda name, **options: tiny.language())
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture(scope="module")

@@ -68,9 +68,6 @@ def stand_ins(patch, home: Path) -> None:
 @pytest.fixture(autouse=True)
 def tiny_models(monkeypatch, tmp_path):
     stand_ins(monkeypatch, tmp_path / "home")
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture(scope="module")

@@ -28,9 +28,6 @@ BOTH = ["backbone.name=mn04+whisper-tiny.en", "adapter.spec=probe()"]
 @pytest.fixture(autouse=True)
 def tiny_encoders(monkeypatch, tmp_path):
     stand_ins(monkeypatch, tmp_path / "home")
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture(scope="module")

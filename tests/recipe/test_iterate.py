@@ -23,9 +23,6 @@ ONE = ["backbone.name=whisper-tiny.en", "adapter.spec=lora(rank=2)+norm()", "dat
 @pytest.fixture(autouse=True)
 def tiny_encoders(monkeypatch, tmp_path):
     stand_ins(monkeypatch, tmp_path / "home")
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture(scope="module")

@@ -87,9 +87,6 @@ def stand_ins(monkeypatch, tmp_path):
     monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(backbone.backbones, "load", lambda name, **options: freeze(load(name)))
     monkeypatch.setattr("ossicle.backbones.seq2seq.folder_of", folder_of)
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture(scope="module")

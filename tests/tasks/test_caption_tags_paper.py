@@ -46,9 +46,6 @@ def load(name: str, seed: int = 0, **options) -> Encoder:
 def tiny_encoders(monkeypatch, tmp_path):
     monkeypatch.setenv("OSSICLE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(backbone.backbones, "load", load)
-    before = torch.get_float32_matmul_precision()
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.fixture(scope="module")

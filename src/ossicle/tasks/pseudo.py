@@ -220,7 +220,7 @@ def _beside(rows: Array) -> tuple[Array, Array]:
     classes = rows.shape[1]
     beside, apart = np.tile(np.arange(classes)[:, None], BESIDE), np.zeros((classes, BESIDE, 2), np.float32)
     for number in range(classes):
-        found = rows[rows[:, number] >= logit(np.float64(HEARD))]
+        found = rows[rows[:, number] >= logit(np.array(HEARD))]
         if len(found) < FEWEST:
             continue
         loud = (1 / (1 + np.exp(-found))).mean(axis=0)
