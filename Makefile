@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-MODELS := whisper-tiny.en smollm2-135m-instruct
-TEST_MODELS := $(MODELS) yamnet dinov2-small all-minilm-l6-v2 gpt2-bpe
+MODELS := whisper-tiny.en
+TEST_MODELS := $(MODELS) smollm2-135m-instruct yamnet dinov2-small all-minilm-l6-v2 gpt2-bpe
 
 # The plainest instructions of torch and MKL, and those of most processors in oneDNN; they read this when they start.
 PLAIN := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1

@@ -21,7 +21,7 @@ from ossicle.recipe import build
 from ossicle.tasks import tag
 
 TAGGERS = ("mn04", "yamnet")
-CAPTIONER = "scenes-whisper-tiny"
+CAPTIONER = "everyday"
 WHOLE_S = 30.0
 # Other ways to judge: the bare rule without words that stand in for each other, and other bounds.
 WAYS: dict[str, dict[str, Any]] = {

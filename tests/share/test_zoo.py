@@ -32,9 +32,7 @@ class Shipped(NamedTuple):
 SHIPPED = {
     "esc50": Shipped({"labels.json"}, 2, "train", "on average"),
     "esc50-offline": Shipped({"labels.json"}, 2, "train", "on average"),
-    "scenes-whisper-tiny": Shipped(
-        {"llm/adapter_config.json", "llm/adapter_model.safetensors"}, 10, "sources", "several events"
-    ),
+    "everyday": Shipped({"vocabulary.json"}, 20, "sources", "captions alone"),
 }
 ALL = {"ossicle.json", "ossicle.safetensors", "recipe.toml", "README.md", "CREDITS.txt"}
 
@@ -56,11 +54,13 @@ def test_an_adapter_that_ships_is_whole_and_small(name: str) -> None:
     assert {p.relative_to(folder).as_posix() for p in files} == ALL | wanted.files
     assert sum(p.stat().st_size for p in files) < wanted.megabytes * 1e6
     manifest = json.loads((folder / "ossicle.json").read_text(encoding="utf-8"))
-    assert {part for text in manifest["data"]["licences"] for part in text.split("; ")} == {"CC0", "CC-BY"}
+    licences = {part for text in manifest["data"]["licences"] for part in text.split("; ")}
+    assert licences - {"captions MIT"} == {"CC0", "CC-BY"}
     card = (folder / "README.md").read_text(encoding="utf-8")
     credits = (folder / "CREDITS.txt").read_text(encoding="utf-8")
     assert len(CREDIT.findall(credits)) == manifest["data"][wanted.credits] == len(credits.splitlines()) - 2
-    assert wanted.told in card and "no fold left to be scored on" in card
+    assert wanted.told in card
+    assert name not in zoo.CLASSIFIERS or "no fold left to be scored on" in card
     texts = [p.read_text(encoding="utf-8") for p in files if p.suffix != ".safetensors"]
     assert not re.search(r"/(?:home|root|tmp|work|Users)/", "".join(texts))
 
@@ -83,19 +83,18 @@ def test_the_demo_hears_its_seven_animals(name: str, least: int, whisper_weights
 
 
 def test_the_demos_captions_name_at_least_three_of_its_seven_animals(whisper_weights: Path, sounds: list[Path]) -> None:
-    pulled("smollm2-135m-instruct")
-    items = captioned([Item(Prediction(str(p))) for p in sounds], build.load("scenes-whisper-tiny"), lambda _: None)
+    pulled("mn04")
+    items = captioned([Item(Prediction(str(p))) for p in sounds], build.load("everyday"), lambda _: None)
     captions = {item.path.stem: item.row.caption or "" for item in items}
-    assert len(set(captions.values())) == len(sounds)
+    assert all(item.row.tags for item in items)
     named = {stem: {mention.label for mention in esc50().mentions(text)} for stem, text in captions.items()}
-    assert all(named.values())
     assert sum(stem in labels for stem, labels in named.items()) >= 3
 
 
 def test_each_is_asked_for_what_it_can_do(tmp_path: Path, whisper_weights: Path) -> None:
-    with pytest.raises(UsageError, match="a caption-llm adapter, not a classify one; use `ossicle caption`"):
-        export("scenes-whisper-tiny", tmp_path / "x.onnx")
-    for options in ({"adapter": "scenes-whisper-tiny"}, {"captioner": "esc50-offline"}):
+    with pytest.raises(UsageError, match="a caption-tags adapter, not a classify one; use `ossicle caption`"):
+        export("everyday", tmp_path / "x.onnx")
+    for options in ({"adapter": "everyday"}, {"captioner": "esc50-offline"}):
         with pytest.raises(UsageError, match="adapter, not a"):
             demo(tmp_path, **options)
 
@@ -107,7 +106,7 @@ def test_without_its_language_model_the_demo_goes_on(
         raise WeightsError("smollm2-135m-instruct is not here")
 
     monkeypatch.setattr(build, "load", absent)
-    assert captioner_or_none("scenes-whisper-tiny") is None
+    assert captioner_or_none("everyday") is None
     assert "no captions: smollm2-135m-instruct is not here" in capfd.readouterr().err
 
 

@@ -118,6 +118,16 @@ def test_consensus_prefers_what_most_say(monkeypatch):
     assert [w.text for w in decode.RERANKS["likelihood"](row)][0] == "a dog"
 
 
+def test_words_prefer_what_most_say():
+    row = [Written("A cat.", -1.0, 2), Written("a dog barks loudly", -4.0, 2), Written("A dog barks", -5.0, 2),
+           Written("dog barks, then rain", -6.0, 2)]  # fmt: skip
+    assert [w.text for w in decode.RERANKS["words"](row)] == [
+        "A dog barks", "a dog barks loudly", "dog barks, then rain", "A cat."
+    ]  # fmt: skip
+    nothing = [Written("", -1.0, 1), Written("!", -2.0, 1)]
+    assert decode.RERANKS["words"](nothing) == nothing
+
+
 def test_what_cannot_be(language, prefix):
     with pytest.raises(UsageError, match="5 places of prompt and 600 of caption are more than the 512 of tiny-llama"):
         decode.write(language, Given(prefix), end(language), replace(SHORT, max_tokens=600))

@@ -34,7 +34,7 @@ def demo(
     ] = None,
     captioner: Annotated[
         str, typer.Option(help="Captioner folder or the name of one that ships; '' writes no captions.")
-    ] = "scenes-whisper-tiny",
+    ] = zoo.CAPTIONER,
 ) -> None:
     """Name and caption ten animal recordings, and write a page with pictures and players."""
     try:

@@ -1,5 +1,6 @@
 """How a language model writes: greedy, beam, nucleus; log-probabilities; the best of several by consensus."""
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,8 +37,9 @@ class Decoding:
         length_penalty: beam: above 0 favours longer captions.
         repetition_penalty: above 1 disfavours tokens that were used.
         candidates: captions written of each sound.
-        rerank: which of them is the caption: the likeliest, or by consensus the one most like the others (minimum
-            Bayes risk with the cosine of sentence embeddings as the gain).
+        rerank: which of them is the caption: the likeliest; or the one most like the others (minimum Bayes risk), by
+            consensus with the cosine of sentence embeddings as the gain, by words with the F1 of sequences of one to
+            three words, which needs no model.
     """
 
     method: Literal["greedy", "beam", "nucleus", "contrastive"] = "beam"
@@ -52,7 +54,7 @@ class Decoding:
     length_penalty: float = 1.0
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
     candidates: Whole = 1
-    rerank: Literal["likelihood", "consensus"] = "likelihood"
+    rerank: Literal["likelihood", "consensus", "words"] = "likelihood"
 
 
 def _greedy(how: Decoding) -> dict[str, Any]:
@@ -247,7 +249,20 @@ def _likelihood(row: list[Written]) -> list[Written]:
 
 def _consensus(row: list[Written]) -> list[Written]:
     vectors = _sentences().embed([w.text for w in row])
-    gain = (vectors @ vectors.T).sum(dim=1).tolist()
+    return _by_gain(row, (vectors @ vectors.T).sum(dim=1).tolist())
+
+
+def _words(row: list[Written]) -> list[Written]:
+    said = [_sequences(w.text) for w in row]
+    return _by_gain(row, [sum(2 * len(a & b) / max(1, len(a) + len(b)) for b in said) for a in said])
+
+
+def _sequences(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[i : i + n]) for n in (1, 2, 3) for i in range(len(words) - n + 1)}
+
+
+def _by_gain(row: list[Written], gain: list[float]) -> list[Written]:
     return [w for _, w in sorted(zip(gain, row, strict=True), key=lambda pair: -pair[0])]
 
 
@@ -256,4 +271,8 @@ def _sentences() -> Sentences:
     return Sentences(SENTENCES)
 
 
-RERANKS: dict[str, Callable[[list[Written]], list[Written]]] = {"likelihood": _likelihood, "consensus": _consensus}
+RERANKS: dict[str, Callable[[list[Written]], list[Written]]] = {
+    "likelihood": _likelihood,
+    "consensus": _consensus,
+    "words": _words,
+}

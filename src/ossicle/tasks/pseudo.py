@@ -35,15 +35,15 @@ USUAL_S = 10.0
 # Cosine of a clause and a class name: an event is at least so like a class, and how sharply the likest is preferred.
 ALIKE, SHARPNESS, CHOICES = 0.35, 0.05, 6
 SHARED_WORD = 0.15
-MISSED = 0.08
+MISSED = 0.12
 # What nobody named varies less than real sounds do, whose variance is that of sounding and not sounding; and it has
 # heavy tails, of so many degrees of freedom.
-QUIET, TAILS = 0.5, 8.0
+QUIET, TAILS = 0.4, 8.0
 # Where a class sounds, its logit: of all classes alike, and its own, from its mean and deviation; half of each.
-SURE, DOUBT = 0.2, 1.6
+SURE, DOUBT = 1.2, 1.6
 FEWER_S = 0.3  # the second event is fainter than the first by this, the third by twice it
 # So often a class is heard that nobody named, the more easily the higher its logit is on average.
-STRANGE, STRANGERS, EASE, FAINT = 0.5, 3, 0.5, -2.8
+STRANGE, STRANGERS, EASE, FAINT = 0.5, 3, 0.5, -3.5
 WANDER = 0.8
 # What is heard beside a class: of so many others those with at least this mean score, where the class has this score in
 # so many rows of real sounds; and how often each comes along.
@@ -317,9 +317,11 @@ class Pretence:
         return levels
 
     def _add(self, levels: dict[int, Array], number: int, level: float, on: Array, random: np.random.Generator) -> None:
-        """Let a class sound in some rows, at a level between one of all classes and its own."""
-        own = self.of.mean[number] + self.spread[number] * random.normal(*self.of.level)
-        row = np.where(on, (level + own) / 2 + WANDER * random.standard_normal(len(on)), np.nan)
+        """Let a class sound in some rows, at a level between one of all classes and its own where that is known."""
+        if (self.of.beside[number] != number).any():
+            own = self.of.mean[number] + self.spread[number] * random.normal(*self.of.level)
+            level = (level + own) / 2
+        row = np.where(on, level + WANDER * random.standard_normal(len(on)), np.nan)
         levels[number] = np.fmax(levels[number], row) if number in levels else row
 
 

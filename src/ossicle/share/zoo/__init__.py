@@ -12,8 +12,12 @@ from ossicle.training.checkpoint import LAST
 
 # Classifiers in the order in which the demo tries them: the second needs nothing but a package index.
 CLASSIFIERS = ("esc50", "esc50-offline")
-NAMES = (*CLASSIFIERS, "scenes-whisper-tiny")
-GONE = {"esc50-whisper-tiny": "esc50 (hears with mn04 too) or esc50-offline (with YAMNet, from a package index alone)"}
+CAPTIONER = "everyday"
+NAMES = (*CLASSIFIERS, CAPTIONER)
+GONE = {
+    "esc50-whisper-tiny": "esc50 (hears with mn04 too) or esc50-offline (with YAMNet, from a package index alone)",
+    "scenes-whisper-tiny": "everyday (reads the tags of mn04 or YAMNet)",
+}
 
 
 def find(where: str) -> Path:
