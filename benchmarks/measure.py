@@ -61,7 +61,7 @@ def save(name: str, result: Mapping[str, Any]) -> Path:
     """Write a result as benchmarks/results/NAME.json with the command that made it."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    words = [re.sub(r"^(\w[\w-]*:)?[./].*", r"\1PATH", word) for word in sys.argv[1:]]  # no paths of this machine
+    words = [re.sub(r"^(\w[\w-]*[:=])?[./].*", r"\1PATH", word) for word in sys.argv[1:]]  # no paths of this machine
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
     path.write_text(json.dumps({"command": command, **result}, indent=2) + "\n", encoding="utf-8")
     return path

@@ -69,7 +69,7 @@ def nearest(tags: Mapping[str, Sequence[tracks.Tag]], captions: Sequence[str]) -
 
 
 def written(folder: str, tagger: str, files: Sequence[Path], decode: Sequence[str]) -> dict[str, Any]:
-    """Captions of a model, the share of sound words that no tag supports, and seconds a file."""
+    """Captions of a model, and the share of sound words that no tag supports."""
     changes = [f"task.decoding.{one}" for one in decode] + ([f"backbone.name={tagger}"] if tagger else [])
     loaded = build.load(folder, changes, kinds=build.CAPTIONERS)
     rows = [rows[0] for _, rows in Predictor(loaded.task, "model", WHOLE_S).files(files)]

@@ -47,7 +47,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    loaded = build.load(args.model, kinds=build.CAPTIONERS)
+    one_of_four = ["task.decoding.candidates=1", "task.decoding.beams=4"]  # as the others write
+    loaded = build.load(args.model, one_of_four, kinds=build.CAPTIONERS)
     task, smol = loaded.task, language_model("smollm2-135m-instruct")
     with tempfile.TemporaryDirectory() as scratch:
         paths = folder_of(args.data, args.clips, Path(scratch))
